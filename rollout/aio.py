@@ -1,0 +1,51 @@
+"""Small asyncio pieces several layers need: deadlines, and cleanup that survives cancellation."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment on the monotonic clock, made once and handed down, so stages share one budget."""
+
+    at_s: float
+    """Seconds on `time.monotonic()`."""
+
+    @classmethod
+    def after(cls, seconds: float) -> "Deadline":
+        return cls(time.monotonic() + seconds)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at_s - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        return self.left_s == 0.0
+
+    def sooner(self, seconds: float) -> "Deadline":
+        """The nearer of this deadline and `seconds` from now."""
+        return Deadline(min(self.at_s, time.monotonic() + seconds))
+
+
+async def shielded(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end even if the caller is cancelled meanwhile; then let the cancel out.
+
+    For releases only: what it runs must bound its own time.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                continue
+        raise

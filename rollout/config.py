@@ -1,0 +1,148 @@
+"""Every knob on one page.
+
+Closed sets (engine, pool, executor, store, …) are the dataclasses below; open sets (task source,
+agent, scorer) are `_target_` plus that class's own arguments. Hydra composes, `RunConf` validates,
+and from then on only plain dataclasses travel.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ResourcesConf:
+    """Limits of a sandbox where the task says nothing; `null` leaves one off."""
+
+    cpu: float | None = None
+    memory_mb: int | None = None
+    disk_mb: int | None = None
+    pids: int | None = 1024
+    unenforceable: str = "refuse"
+    """`refuse | record`: what to do about a limit this machine cannot enforce. Limits that came
+    with imported tasks are always recorded."""
+
+
+@dataclass
+class EngineConf:
+    """What makes sandboxes."""
+
+    kind: str = "native"
+    """`native | memory`."""
+    root_dir: str = "/var/lib/rollout"
+    """Layers and live sandboxes; on a file system that can carry an overlay's upper folder."""
+    uid_base: int = 1_000_000
+    """First host uid of the sandbox ranges; 65,536 for each slot."""
+    max_slots: int = 8_192
+    scratch: str = "disk"
+    """`disk | tmpfs`: where a sandbox's writes go."""
+
+
+@dataclass
+class PoolConf:
+    """Warm sandboxes of one node."""
+
+    spares_per_image: int = 2
+    """Sandboxes kept ready for each fingerprint that the plan will ask for next."""
+    max_spares: int = 16
+    """Over all fingerprints."""
+    creates_at_once: int = 4
+    max_sandboxes: int = 2_000
+    """Hard cap of one worker, spares included."""
+    overcommit_cpu: float = 16.0
+    overcommit_memory: float = 4.0
+    overcommit_disk: float = 4.0
+    overcommit_pids: float = 8.0
+    breaker_failures: int = 5
+    """Creates that fail in a row before creating pauses."""
+    breaker_pause_s: float = 5.0
+
+
+@dataclass
+class RetryConf:
+    """Retries are only for outcomes that were ours to answer for."""
+
+    max_attempts: int = 3
+    backoff_s: float = 1.0
+    """Doubled with each attempt, with jitter."""
+    storm_window: int = 200
+    storm_share: float = 0.2
+    """Leasing pauses when more than this share of the last `storm_window` attempts failed by us."""
+
+
+@dataclass
+class TimeoutsConf:
+    """Seconds for each stage; a task's own limit wins where it has one."""
+
+    create_s: float = 60.0
+    setup_s: float = 300.0
+    agent_s: float = 600.0
+    score_s: float = 600.0
+    release_s: float = 30.0
+    multiplier: float = 1.0
+    """Scales the task's agent, verifier and build limits."""
+
+
+@dataclass
+class ExecutorConf:
+    """Where workers run."""
+
+    kind: str = "ray"
+    """`ray | local`."""
+    address: str | None = None
+    """Of a running Ray cluster; null starts one on this machine, or uses RAY_ADDRESS."""
+    workers: int | None = None
+    """Local: processes; null: one for each `cpus_per_worker` cores."""
+    cpus_per_worker: int = 4
+    episodes_per_worker: int = 64
+    """Rollouts in flight in one worker at most; admission may allow fewer."""
+    lease_batch: int = 16
+    lease_ttl_s: float = 5.0
+    dashboard: bool = True
+    dashboard_port: int = 8265
+
+
+@dataclass
+class StoreConf:
+    """Where the dataset goes."""
+
+    uri: str = "runs"
+    """A folder, or `s3://bucket/prefix`; each run is a folder below it."""
+    endpoint_url: str | None = None
+    region: str | None = None
+    format: str = "parquet"
+    """`parquet | arrow`."""
+    flush_mb: float = 64.0
+    flush_s: float = 5.0
+    """A part is written when it holds this much, or its oldest row is this old."""
+
+
+@dataclass
+class VerifierConf:
+    mode: str = "as_declared"
+    """`as_declared | fresh | fork | shared`."""
+
+
+@dataclass
+class RunConf:
+    """One run: a function of this and of what its dataset already holds."""
+
+    name: str = "run"
+    """Also the run id: starting the same name again does what is missing."""
+    samples: int = 1
+    """Rollouts of each (arm, task): the group size."""
+    dry_run: bool = False
+    task: dict[str, Any] = field(default_factory=dict)
+    agent: dict[str, Any] = field(default_factory=dict)
+    scorer: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    blueprint: dict[str, Any] = field(default_factory=dict)
+    sweep: dict[str, Any] = field(default_factory=dict)
+    """`key: [values]`; every combination is one arm of this run."""
+    verifier: VerifierConf = field(default_factory=VerifierConf)
+    resources: ResourcesConf = field(default_factory=ResourcesConf)
+    engine: EngineConf = field(default_factory=EngineConf)
+    pool: PoolConf = field(default_factory=PoolConf)
+    retry: RetryConf = field(default_factory=RetryConf)
+    timeouts: TimeoutsConf = field(default_factory=TimeoutsConf)
+    executor: ExecutorConf = field(default_factory=ExecutorConf)
+    store: StoreConf = field(default_factory=StoreConf)

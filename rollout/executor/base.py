@@ -1,0 +1,168 @@
+"""The contract between the coordinator, its workers and whoever drives a run.
+
+One coordinator leases specs in batches, commits results and fences zombies. Workers pull. Only
+small records cross here: rows go from the worker's node to the store.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rollout.config import EngineConf, ExecutorConf, PoolConf, RetryConf, StoreConf, TimeoutsConf
+from rollout.types import Arm, Attempt, Outcome, RolloutSpec, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """Everything a worker needs, as plain data; shipped once to each worker."""
+
+    run_id: str
+    run_uri: str
+    """The run's root: a folder, or `s3://bucket/prefix/run_id`."""
+    arms: tuple[Arm, ...]
+    tasks: tuple[Task, ...]
+    specs: tuple[RolloutSpec, ...]
+    """The whole plan, what is already done included; images that come next stand together."""
+    engine: EngineConf
+    pool: PoolConf
+    retry: RetryConf
+    timeouts: TimeoutsConf
+    executor: ExecutorConf
+    store: StoreConf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to make one attempt, for as long as the worker's heartbeat lives."""
+
+    spec: RolloutSpec
+    epoch: int
+    n: int
+    """This attempt's number, from 1, over all starts of the run."""
+    last: bool
+    """No retry follows: its row is committed whatever the outcome."""
+    attempts: tuple[Attempt, ...] = ()
+    """Ended before, oldest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseReply:
+    leases: tuple[Lease, ...] = ()
+    done: bool = False
+    """Nothing is left and nothing will come: the worker may flush and end."""
+    wait_s: float = 0.2
+    """Ask again after this, when there was nothing to lease now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One written object of a table, not yet visible."""
+
+    table: str
+    """`trajectories` or `sequences`."""
+    path: str
+    """Relative to the run's root."""
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitRequest:
+    """Parts to make visible, whole or not at all."""
+
+    worker: str
+    epoch: int
+    parts: tuple[Part, ...]
+    trajectory_ids: tuple[str, ...]
+    """One for each row of the trajectories part, in order."""
+    outcomes: tuple[Outcome, ...]
+    rewards: tuple[float | None, ...]
+    attempts: tuple[tuple[Attempt, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitReply:
+    accepted: bool
+    duplicates: tuple[str, ...] = ()
+    """Already accepted from another part: write a new part without these and ask again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """What a worker tells each second or so, from a thread of its own."""
+
+    worker: str
+    epoch: int
+    state: str
+    """Telling, such as `running 31, warm 4, creating 1`."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """`running warm claimed creating buffered_rows …` for metrics and progress."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatReply:
+    drain: bool = False
+    """Finish what runs, flush, take nothing new."""
+    stop: bool = False
+    """End at once: fenced, or the second ^C."""
+    lost: tuple[str, ...] = ()
+    """Trajectory ids whose leases this worker no longer holds: cancel them."""
+
+
+class Coordinator(Protocol):
+    """What a worker may ask. Each call is idempotent, since any reply may be lost."""
+
+    async def register(self, worker: str, node: str, pid: int) -> int:
+        """The epoch to write under. Raises Fenced when a newer coordinator owns the run."""
+
+    async def lease(self, worker: str, count: int) -> LeaseReply: ...
+
+    async def attempt_failed(self, worker: str, trajectory_id: str, attempt: Attempt) -> None:
+        """An attempt that was not the last ended in an outcome of ours; it will be leased again."""
+
+    async def give_back(self, worker: str, trajectory_ids: Sequence[str]) -> None:
+        """Leases not started, or stopped on our own account; they do not count as attempts."""
+
+    async def commit(self, request: CommitRequest) -> CommitReply: ...
+
+    async def heartbeat(self, beat: Heartbeat) -> HeartbeatReply: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One look at a run, for the terminal, the dashboard and metrics."""
+
+    total: int
+    done: int
+    running: int = 0
+    pending: int = 0
+    workers: int = 0
+    counts: dict[str, float] = field(default_factory=dict)
+    """Summed over workers: `warm creating claimed …`."""
+    outcomes: dict[str, int] = field(default_factory=dict)
+    """Of committed rows."""
+    arms: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    """Arm to (committed, scored, sum of rewards)."""
+    attempts_failed: int = 0
+    paused: str = ""
+    """Why leasing pauses; empty when it does not."""
+    notes: tuple[str, ...] = ()
+    """What people should hear once: lost workers, limits not enforced, …"""
+    finished: bool = False
+
+
+class Executor(Protocol):
+    """Runs a plan to its end. `local` and `ray` are held to one suite."""
+
+    def run(self, plan: RunPlan) -> AsyncIterator[Progress]:
+        """Yields progress about twice a second and once at the end, when all is committed.
+
+        Leaving the iterator early stops the run in order; nothing committed is lost.
+        """
+
+    def drain(self) -> None:
+        """First ^C: running episodes finish and are committed, nothing new starts."""
+
+    def stop(self) -> None:
+        """Second ^C: end now; what is not committed is done at the next start."""

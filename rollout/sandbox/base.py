@@ -1,0 +1,179 @@
+"""What every engine and every sandbox can do. The suite in tests/sandbox holds all engines to it.
+
+An engine makes and ends sandboxes on one node; everything inside one goes through its init.
+Every byte that comes back is hostile: bounded, typed, never followed as a path of the host.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+from rollout.types import Blueprint, Resources, Tree, digest_of
+
+OUTPUT_LIMIT_BYTES = 1 << 20
+"""Default cap of stdout and of stderr, each."""
+FILE_LIMIT_BYTES = 64 << 20
+"""Default cap of one file read."""
+TREE_LIMIT_BYTES = 256 << 20
+TREE_LIMIT_ENTRIES = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecResult:
+    """How one process ended. 126/127: not executable / not found; 128+n: killed by signal n."""
+
+    exit_code: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+    truncated: bool = False
+    """Output went past the cap; the rest was read and dropped."""
+    timed_out: bool = False
+    duration_s: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == 0 and not self.timed_out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """What an engine makes of a blueprint: immutable, by digest, private to its engine."""
+
+    engine: str
+    digest: str
+    layers: tuple[str, ...] = ()
+    """The engine's own names of its layers, lowest first."""
+    env: tuple[tuple[str, str], ...] = ()
+    workdir: str = "/"
+    user: str = "root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSpec:
+    """Everything that shapes a sandbox: two are interchangeable only if all of it agrees."""
+
+    image: Image
+    env: tuple[tuple[str, str], ...] = ()
+    workdir: str = ""
+    user: str = ""
+    resources: Resources = Resources()
+    network: str = "none"
+    sudo: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Over *every* field, so that a new one can never be forgotten."""
+        return digest_of({f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    def for_blueprint(cls, image: Image, blueprint: Blueprint) -> "SandboxSpec":
+        return cls(
+            image=image,
+            env=blueprint.env,
+            workdir=blueprint.workdir,
+            user=blueprint.user,
+            resources=blueprint.resources,
+            network=blueprint.network,
+        )
+
+
+class Sandbox(Protocol):
+    """A live isolated computer. Any call may raise SandboxLost; none may hang past its deadline."""
+
+    @property
+    def id(self) -> str:
+        """Unique on this node among all sandboxes of all owners."""
+
+    @property
+    def spec(self) -> SandboxSpec: ...
+
+    @property
+    def limits_enforced(self) -> tuple[str, ...]:
+        """Which of `cpu memory pids disk` hold in this sandbox, of those asked for."""
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        user: str = "",
+        timeout_s: float = 60.0,
+        output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
+    ) -> ExecResult:
+        """Run one process to the end of that process (not of its background children).
+
+        `env` is laid over the sandbox's own; empty `cwd` and `user` mean the sandbox's own. A
+        missing program is exit code 127, a missing `cwd` or user is a SandboxError. On timeout
+        and on cancellation the process group is killed; after a normal exit background children
+        live on.
+        """
+
+    async def read_file(self, path: str, *, limit_bytes: int = FILE_LIMIT_BYTES) -> bytes:
+        """The whole regular file; FileNotFoundError if none, SandboxError if longer or no file."""
+
+    async def write_file(
+        self, path: str, data: bytes, *, mode: int = 0o644, user: str = ""
+    ) -> None:
+        """Write a whole file, making missing folders. Owned by `user`, else root."""
+
+    async def put_tree(self, tree: Tree, dest: str, *, owner: str = "") -> None:
+        """Lay `tree` over the absolute folder `dest`, made if missing; `owner`: `user[:group]`."""
+
+    async def get_tree(
+        self,
+        path: str,
+        *,
+        limit_bytes: int = TREE_LIMIT_BYTES,
+        limit_entries: int = TREE_LIMIT_ENTRIES,
+    ) -> Tree:
+        """The folder's files, folders and inner links; a plain file gives a tree of one entry.
+
+        FileNotFoundError if nothing is there. TreeRefused for absolute names, `..`, links that
+        leave the tree, devices, fifos, sockets, or more than the limits.
+        """
+
+    async def remove(self, path: str) -> None:
+        """Remove file or folder with all below it, following no link; fine if missing."""
+
+    async def kill_all(self) -> None:
+        """End every process but init."""
+
+    async def limits_hit(self) -> tuple[str, ...]:
+        """Which of `memory pids disk` were run into so far, as the kernel counted."""
+
+    async def snapshot(self) -> Image:
+        """The file system as it stands, as an image; the sandbox goes on."""
+
+    async def end_as_image(self) -> Image:
+        """End the sandbox and keep its file system as an image, without copying it."""
+
+    async def close(self) -> None:
+        """End the sandbox and everything of it; idempotent, bounded, never raises SandboxError."""
+
+
+class Engine(Protocol):
+    """Makes and ends sandboxes on this node, all of them owned by this one object."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def limits(self) -> frozenset[str]:
+        """Which of `cpu memory pids disk` this engine can enforce on this machine."""
+
+    async def start(self) -> None:
+        """Take ownership, sweep what dead owners left, make ready to create."""
+
+    async def build(self, blueprint: Blueprint) -> Image:
+        """The image of `blueprint`; immediate when already there. BuildError names the step."""
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        """A ready sandbox: its init has answered."""
+
+    async def discard(self, image: Image) -> None:
+        """Drop an image made by `snapshot` or `end_as_image`; no sandbox may stand on it."""
+
+    async def close(self) -> None:
+        """End every sandbox and give up ownership; idempotent."""
