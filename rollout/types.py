@@ -32,6 +32,11 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no canonical form")
 
 
+def _digest_without(value: Any, *left_out: str) -> str:
+    names = (f.name for f in dataclasses.fields(value) if f.name not in left_out)
+    return digest_of({name: getattr(value, name) for name in names})
+
+
 # ---------------------------------------------------------------- how things end
 
 
@@ -59,7 +64,7 @@ class Outcome(StrEnum):
 
     @property
     def scored(self) -> bool:
-        """Whether such a rollout carries a reward; if not, the failure was ours, never the agent's."""
+        """Whether it carries a reward; if not, the failure was ours, never the agent's."""
         return self not in _OURS
 
 
@@ -90,7 +95,7 @@ class ScoreMode(StrEnum):
     """Where the scorer works."""
 
     AS_DECLARED = "as_declared"
-    """As the task says: Harbor's `shared` is SHARED, `separate` is FRESH; our own tasks say FORK."""
+    """As the task says: Harbor's `shared` is SHARED, `separate` is FRESH; our own say FORK."""
     FRESH = "fresh"
     """A pristine sandbox that receives only the declared outputs."""
     FORK = "fork"
@@ -278,10 +283,7 @@ class Task:
 
     @property
     def digest(self) -> str:
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return digest_of(
-            {k: v for k, v in plain.items() if k not in {"metadata", "dataset", "split"}}
-        )
+        return _digest_without(self, "metadata", "dataset", "split")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,8 +319,7 @@ class Arm:
 
     @property
     def digest(self) -> str:
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return digest_of({k: v for k, v in plain.items() if k not in {"name", "settings"}})
+        return _digest_without(self, "name", "settings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
