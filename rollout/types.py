@@ -426,6 +426,20 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to make one attempt, for as long as the worker's heartbeat lives."""
+
+    spec: RolloutSpec
+    epoch: int
+    n: int
+    """This attempt's number, from 1, over all starts of the run."""
+    last: bool
+    """No retry follows: its row is committed whatever the outcome."""
+    attempts: tuple[Attempt, ...] = ()
+    """Ended before, oldest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     name: str
     uri: str

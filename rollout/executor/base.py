@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rollout.config import EngineConf, ExecutorConf, PoolConf, RetryConf, StoreConf, TimeoutsConf
-from rollout.types import Arm, Attempt, Outcome, RolloutSpec, Task
+from rollout.dataset.base import CommitReply, CommitRequest
+from rollout.types import Arm, Attempt, Lease, RolloutSpec, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,60 +33,12 @@ class RunPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """The right to make one attempt, for as long as the worker's heartbeat lives."""
-
-    spec: RolloutSpec
-    epoch: int
-    n: int
-    """This attempt's number, from 1, over all starts of the run."""
-    last: bool
-    """No retry follows: its row is committed whatever the outcome."""
-    attempts: tuple[Attempt, ...] = ()
-    """Ended before, oldest first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseReply:
     leases: tuple[Lease, ...] = ()
     done: bool = False
     """Nothing is left and nothing will come: the worker may flush and end."""
     wait_s: float = 0.2
     """Ask again after this, when there was nothing to lease now."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One written object of a table, not yet visible."""
-
-    table: str
-    """`trajectories` or `sequences`."""
-    path: str
-    """Relative to the run's root."""
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitRequest:
-    """Parts to make visible, whole or not at all."""
-
-    worker: str
-    epoch: int
-    parts: tuple[Part, ...]
-    trajectory_ids: tuple[str, ...]
-    """One for each row of the trajectories part, in order."""
-    outcomes: tuple[Outcome, ...]
-    rewards: tuple[float | None, ...]
-    attempts: tuple[tuple[Attempt, ...], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitReply:
-    accepted: bool
-    duplicates: tuple[str, ...] = ()
-    """Already accepted from another part: write a new part without these and ask again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
