@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 
@@ -144,9 +146,21 @@ class Tree:
     def digest(self) -> str:
         return digest_of(self.entries)
 
+    def without(self, patterns: Iterable[str]) -> "Tree":
+        """Leave out what a glob in `patterns` matches, by path or by last name."""
+        globs = tuple(patterns)
+        kept = (e for e in self.entries if not any(_matches(e.path, glob) for glob in globs))
+        return Tree(tuple(kept))
+
     def files(self) -> dict[str, bytes]:
         """Path to content of the regular files."""
         return {entry.path: entry.data for entry in self.entries if entry.kind == "file"}
+
+
+def _matches(path: str, glob: str) -> bool:
+    """Whether `glob` names the path, its last part, or a folder above it."""
+    parents = [path, *(str(parent) for parent in PurePosixPath(path).parents)][:-1]
+    return any(fnmatchcase(p, glob) or fnmatchcase(p.rsplit("/", 1)[-1], glob) for p in parents)
 
 
 # ---------------------------------------------------------------- the computer

@@ -1,0 +1,54 @@
+# Everything a user or CI runs. `make` shows what there is.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test check lint types unit notebook bench clean
+
+help:  ## Show this help
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(VENV)/.run  ## Set up, then run the shipped tasks: python -m rollout +experiment=quickstart
+	$(BIN)/python -m rollout +experiment=quickstart $(ARGS)
+
+test: $(VENV)/.dev check unit  ## Set up, then lint, check types and run every test
+
+setup: $(VENV)/.dev  ## Set up .venv with everything for development
+
+check: lint types  ## Lint and type-check only
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy --strict -p rollout
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.dev  ## Measure the engine and the pipeline, side by side with what the kernel costs
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/pipeline.py
+
+notebook: $(VENV)/.dev  ## Run notebooks/first_look.ipynb on runs/quickstart
+	$(BIN)/jupyter-execute --inplace notebooks/first_look.ipynb
+
+clean:  ## Remove .venv, caches and the compiled init; never a run
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis rollout/sandbox/init/rollout-box
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: apt-get install python3 python3-venv"; exit 2; }
+	@command -v cc >/dev/null || { echo "A C compiler is needed: apt-get install gcc libc6-dev"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python's venv is needed: apt-get install python3-venv"; exit 2; }
+
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.run

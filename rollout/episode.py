@@ -1,0 +1,337 @@
+"""The story of one rollout, readable top to bottom.
+
+    claim a sandbox ▶ make it ready ▶ the agent works ▶ prepare the scene ▶ score ▶ one trajectory
+
+This is the one place where a failure becomes an outcome. What the agent brought on itself is
+scored on the state it left; what was ours to answer for (machine, sandbox, model, scorer) has no
+reward at all. A sandbox is always released before the next is claimed, so episodes can never
+wait for each other in a circle.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from rollout.agents.base import Agent
+from rollout.aio import Deadline, shielded
+from rollout.config import TimeoutsConf
+from rollout.errors import (
+    BuildError,
+    ModelError,
+    SandboxError,
+    SandboxLost,
+    ScoreError,
+    boundary,
+)
+from rollout.pool import WarmPool
+from rollout.sandbox.base import Engine, Image, Sandbox, SandboxSpec
+from rollout.scene import collect, take_output
+from rollout.scorers.base import Scorer, Verdict
+from rollout.transcript import CLIP_CHARS, Transcript, clip, now
+from rollout.types import (
+    Arm,
+    Attempt,
+    Blueprint,
+    Lease,
+    Outcome,
+    ScoreMode,
+    StopReason,
+    Task,
+    Trajectory,
+)
+
+AGENT_GRACE_S = 5.0
+"""How long past its deadline an agent may take to notice by itself before it is cut off."""
+
+ENDED_AS = {
+    StopReason.COMPLETED: Outcome.OK,
+    StopReason.MAX_TURNS: Outcome.MAX_TURNS,
+    StopReason.BUDGET: Outcome.BUDGET,
+    StopReason.CONTEXT_OVERFLOW: Outcome.CONTEXT_OVERFLOW,
+    StopReason.TIMEOUT: Outcome.AGENT_TIMEOUT,
+    StopReason.ERROR: Outcome.AGENT_ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What a worker offers to each of its episodes."""
+
+    engine: Engine
+    pool: WarmPool
+    timeouts: TimeoutsConf
+    run_id: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """One finished attempt, and what is too large for its row."""
+
+    trajectory: Trajectory
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    """Artifact name to content."""
+
+
+async def run_episode(
+    lease: Lease,
+    task: Task,
+    arm: Arm,
+    agent: Agent,
+    scorer: Scorer,
+    bench: Bench,
+    on_phase: Callable[[str], None] = lambda name: None,
+) -> Ended:
+    """Make one attempt. Nothing escapes but cancellation; a failure is a typed outcome."""
+    return await _Episode(lease, task, arm, agent, scorer, bench, on_phase).run()
+
+
+class _Episode:
+    def __init__(
+        self,
+        lease: Lease,
+        task: Task,
+        arm: Arm,
+        agent: Agent,
+        scorer: Scorer,
+        bench: Bench,
+        on_phase: Callable[[str], None],
+    ) -> None:
+        self.lease, self.task, self.arm = lease, task, arm
+        self.agent, self.scorer, self.bench = agent, scorer, bench
+        self.transcript = Transcript(on_phase)
+        self.outcome = Outcome.SETUP_ERROR
+        self.if_it_breaks = Outcome.SETUP_ERROR
+        """What a failure of ours would be called in the stage that runs now."""
+        self.stop: StopReason | None = None
+        self.error: BaseException | None = None
+        self.verdict: Verdict | None = None
+        self.box: Sandbox | None = None
+        self.sandbox_id = ""
+        self.limits_enforced: tuple[str, ...] = ()
+
+    async def run(self) -> Ended:
+        scene: Image | None = None
+        try:
+            await self._make_ready()
+            await self._let_agent_work()
+            scene = await self._prepare_scene()
+            await self._score()
+        except Exception as exc:  # noqa: BLE001 - the boundary: a failure becomes an outcome here
+            self._record_failure(exc)
+        finally:
+            with self.transcript.phase("release"):
+                await self._release()
+                if scene is not None:
+                    await shielded(self.bench.engine.discard(scene))
+        return self._ended()
+
+    # ---------------------------------------------------------------- before the agent
+
+    async def _make_ready(self) -> None:
+        """A sandbox of the task's blueprint, healthy."""
+        with self.transcript.phase("claim"):
+            box = await self._claim(self.task.blueprint)
+        self.sandbox_id, self.limits_enforced = box.id, box.limits_enforced
+        if self.task.healthcheck is not None:
+            with self.transcript.phase("setup"):
+                await self._wait_healthy(box)
+
+    async def _claim(self, blueprint: Blueprint) -> Sandbox:
+        limit_s = self.task.setup_timeout_s * self._multiplier
+        try:
+            async with asyncio.timeout(limit_s):
+                image = await self.bench.engine.build(blueprint)
+        except TimeoutError:
+            raise BuildError(f"blueprint {blueprint.name} not built within {limit_s:g} s") from None
+        return await self._claim_spec(SandboxSpec.for_blueprint(image, blueprint))
+
+    async def _claim_spec(self, spec: SandboxSpec) -> Sandbox:
+        self.box = await self.bench.pool.claim(spec, timeout_s=self.bench.timeouts.create_s)
+        return self.box
+
+    async def _release(self) -> None:
+        box, self.box = self.box, None
+        if box is not None:
+            await self.bench.pool.release(box)
+
+    async def _wait_healthy(self, box: Sandbox) -> None:
+        check = self.task.healthcheck
+        assert check is not None
+        patience = Deadline.after(check.start_period_s)
+        failures = 0
+        while True:
+            result = await box.exec(["sh", "-c", check.command], timeout_s=check.timeout_s)
+            if result.ok:
+                return
+            failures += patience.passed
+            if failures > check.retries:
+                raise SandboxError(
+                    f"task {self.task.id}: healthcheck `{check.command}` still fails after "
+                    f"{failures} tries, exit code {result.exit_code}: {_text(result.stderr)}"
+                )
+            await asyncio.sleep(check.interval_s if patience.passed else check.start_interval_s)
+
+    # ---------------------------------------------------------------- the agent
+
+    async def _let_agent_work(self) -> None:
+        """However the agent ends, what it left behind is scored, unless the failure is ours."""
+        assert self.box is not None
+        limit_s = self.arm.agent_timeout_s or self.task.agent_timeout_s
+        deadline = Deadline.after((limit_s or self.bench.timeouts.agent_s) * self._multiplier)
+        self.if_it_breaks = Outcome.SANDBOX_LOST
+        with self.transcript.phase("agent"):
+            try:
+                async with asyncio.timeout(deadline.left_s + AGENT_GRACE_S):
+                    self.stop = await self.agent.run(
+                        self.task, self.box, None, deadline, self.transcript
+                    )
+            except TimeoutError:
+                self.stop = StopReason.TIMEOUT
+            except (SandboxLost, ModelError):
+                raise
+            except Exception as exc:  # noqa: BLE001 - whatever the agent let out is its own error
+                self.stop, self.error = StopReason.ERROR, exc
+            self.outcome = await self._agent_outcome(self.stop)
+
+    async def _agent_outcome(self, stop: StopReason) -> Outcome:
+        """A limit that was hit explains an agent that ended badly; one that ended well is well."""
+        assert self.box is not None
+        hit = await self.box.limits_hit()
+        if hit:
+            self.transcript.event("limit_hit", " ".join(hit))
+        if stop is StopReason.ERROR and "memory" in hit:
+            return Outcome.OUT_OF_MEMORY
+        if stop is StopReason.ERROR and "disk" in hit:
+            return Outcome.OUT_OF_DISK
+        return ENDED_AS[stop]
+
+    # ---------------------------------------------------------------- scoring
+
+    @property
+    def _mode(self) -> ScoreMode:
+        asked = self.arm.score_mode
+        return self.task.verifier.mode if asked is ScoreMode.AS_DECLARED else asked
+
+    async def _prepare_scene(self) -> Image | None:
+        """Put the scorer's sandbox in `self.box`; the image to discard afterwards, if any."""
+        if self._mode is ScoreMode.SHARED:
+            return None
+        with self.transcript.phase("freeze"):
+            assert self.box is not None
+            await collect(self.box, self.task, self.transcript)
+            if self._mode is ScoreMode.FORK:
+                return await self._fork_scene()
+            await self._fresh_scene()
+            return None
+
+    async def _fork_scene(self) -> Image:
+        """The agent's files in a new sandbox; of the agent itself nothing runs any more."""
+        assert self.box is not None
+        spec = self.box.spec
+        await self.box.kill_all()
+        scene = await self.box.end_as_image()
+        try:
+            await self._release()
+            await self._claim_spec(replace(spec, image=scene))
+        except BaseException:
+            await self.bench.engine.discard(scene)
+            raise
+        return scene
+
+    async def _fresh_scene(self) -> None:
+        """A pristine sandbox that receives the declared outputs and nothing else."""
+        assert self.box is not None
+        taken = [
+            await take_output(self.box, output, self.transcript) for output in self.task.outputs
+        ]
+        await self._release()
+        box = await self._claim(self.task.verifier.blueprint or self.task.blueprint)
+        for tree, folder in filter(None, taken):
+            await box.put_tree(tree, folder)
+
+    async def _score(self) -> None:
+        assert self.box is not None
+        limit_s = self.task.verifier.timeout_s * self._multiplier
+        self.if_it_breaks = Outcome.SCORING_ERROR
+        with self.transcript.phase("score"):
+            async with boundary(ScoreError, f"scoring task {self.task.id}"):
+                async with asyncio.timeout(limit_s + AGENT_GRACE_S):
+                    self.verdict = await self.scorer.score(
+                        self.task, self.box, Deadline.after(limit_s)
+                    )
+
+    # ---------------------------------------------------------------- the row
+
+    @property
+    def _multiplier(self) -> float:
+        return self.arm.timeout_multiplier
+
+    def _record_failure(self, exc: Exception) -> None:
+        """The failure was ours: named by its boundary where that is clear, else by the stage."""
+        self.error = exc
+        if isinstance(exc, ModelError):
+            self.outcome = Outcome.MODEL_ERROR
+        elif isinstance(exc, SandboxLost):
+            self.outcome = Outcome.SANDBOX_LOST
+        else:
+            self.outcome = self.if_it_breaks
+
+    def _ended(self) -> Ended:
+        finished_at = now()
+        output = self.verdict.output if self.verdict else ""
+        blobs = {"scorer_output.txt": output.encode()} if len(output) > CLIP_CHARS else {}
+        return Ended(trajectory=self._trajectory(finished_at, output), blobs=blobs)
+
+    def _trajectory(self, finished_at: datetime, output: str) -> Trajectory:
+        lease, task, said, verdict = self.lease, self.task, self.transcript, self.verdict
+        attempt = Attempt(
+            epoch=lease.epoch,
+            n=lease.n,
+            outcome=self.outcome,
+            worker=self.bench.node,
+            started_at=said.started_at,
+            finished_at=finished_at,
+            error=clip(str(self.error or ""), 2_000),
+        )
+        return Trajectory(
+            run_id=self.bench.run_id,
+            spec=lease.spec,
+            epoch=lease.epoch,
+            attempt=lease.n,
+            outcome=self.outcome,
+            stop_reason=self.stop,
+            error_type=_error_type(self.error),
+            error_message=clip(str(self.error or ""), 4_000),
+            reward=verdict.reward if verdict else None,
+            scores=verdict.scores if verdict else (),
+            scorer_output=clip(output),
+            messages=tuple(said.messages),
+            steps=tuple(said.steps),
+            events=tuple(said.events),
+            integrity=tuple(said.integrity),
+            phases=tuple(said.phases),
+            attempts=(*lease.attempts, attempt),
+            limits_enforced=self.limits_enforced,
+            blueprint=task.blueprint.name,
+            blueprint_digest=task.blueprint.digest,
+            task_digest=task.digest,
+            dataset=task.dataset,
+            split=task.split,
+            agent_name=self.agent.name,
+            agent_version=self.agent.version,
+            arm_digest=self.arm.digest,
+            started_at=said.started_at,
+            finished_at=finished_at,
+            node=self.bench.node,
+            sandbox_id=self.sandbox_id,
+        )
+
+
+def _error_type(error: BaseException | None) -> str:
+    return "" if error is None else type(error).__name__
+
+
+def _text(data: bytes) -> str:
+    return clip(data.decode(errors="replace"), 500)

@@ -1,0 +1,59 @@
+"""What one episode writes down as it goes, kept whatever happens next."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from rollout.types import AgentStep, Event, Message, Phase
+
+CLIP_CHARS = 16_000
+"""Longer text is kept in a row by its head and tail only."""
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def clip(text: str, limit_chars: int = CLIP_CHARS) -> str:
+    """Head and tail of a long text, saying how much was left out."""
+    if len(text) <= limit_chars:
+        return text
+    half = limit_chars // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
+
+class Transcript:
+    """Messages, steps, events and stage times of one attempt. Agents see it as their Recorder."""
+
+    def __init__(self, on_phase: Callable[[str], None]) -> None:
+        self.started_at = now()
+        self.messages: list[Message] = []
+        self.steps: list[AgentStep] = []
+        self.events: list[Event] = []
+        self.integrity: list[str] = []
+        self.phases: list[Phase] = []
+        self._on_phase = on_phase
+
+    def message(self, message: Message) -> int:
+        self.messages.append(message)
+        return len(self.messages) - 1
+
+    def step(self, step: AgentStep) -> None:
+        self.steps.append(step)
+
+    def event(self, kind: str, detail: str) -> Event:
+        event = Event(at=now(), kind=kind, detail=clip(detail, 2_000))
+        self.events.append(event)
+        return event
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a stage; it is on record however the block ends."""
+        self._on_phase(name)
+        start, clock = now(), time.perf_counter()
+        try:
+            yield
+        finally:
+            ms = (time.perf_counter() - clock) * 1000
+            self.phases.append(Phase(name=name, start=start, ms=ms))
