@@ -41,9 +41,6 @@ from rollout.types import (
     Trajectory,
 )
 
-AGENT_GRACE_S = 5.0
-"""How long past its deadline an agent may take to notice by itself before it is cut off."""
-
 ENDED_AS = {
     StopReason.COMPLETED: Outcome.OK,
     StopReason.MAX_TURNS: Outcome.MAX_TURNS,
@@ -183,7 +180,7 @@ class _Episode:
         self.if_it_breaks = Outcome.SANDBOX_LOST
         with self.transcript.phase("agent"):
             try:
-                async with asyncio.timeout(deadline.left_s + AGENT_GRACE_S):
+                async with asyncio.timeout(deadline.left_s + self.bench.timeouts.grace_s):
                     self.stop = await self.agent.run(
                         self.task, self.box, None, deadline, self.transcript
                     )
@@ -257,7 +254,7 @@ class _Episode:
         self.if_it_breaks = Outcome.SCORING_ERROR
         with self.transcript.phase("score"):
             async with boundary(ScoreError, f"scoring task {self.task.id}"):
-                async with asyncio.timeout(limit_s + AGENT_GRACE_S):
+                async with asyncio.timeout(limit_s + self.bench.timeouts.grace_s):
                     self.verdict = await self.scorer.score(
                         self.task, self.box, Deadline.after(limit_s)
                     )
