@@ -43,6 +43,7 @@ class WarmPool:
         self._shelves: dict[str, _Shelf] = {}
         self._claimed: dict[str, Sandbox] = {}
         self._closing = 0
+        self._leaving: list[Capacity] = []
         self._ramp = Ramp(conf)
         self._waiting: deque[tuple[Capacity, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
@@ -97,7 +98,7 @@ class WarmPool:
             except TimeoutError:
                 raise SandboxError(
                     f"no sandbox for image {spec.image.digest[:12]} within {timeout_s:g} s: "
-                    f"{self._live} alive, {len(self._waiting)} waiting for room"
+                    f"{self._live} alive on this worker"
                 ) from None
         self._claimed[sandbox.id] = sandbox
         self._wake.set()
@@ -126,20 +127,24 @@ class WarmPool:
         finally:
             shelf.creating -= 1
 
-    async def _end(self, sandbox: Sandbox) -> None:
+    async def _end(self, sandbox: Sandbox, *, leaving: bool = False) -> None:
         self._closing += 1
         try:
             await shielded(sandbox.close())
         finally:
             self._closing -= 1
+            if leaving:
+                self._leaving.remove(Capacity.wanted_by(sandbox.spec))
             self._give_back(sandbox.spec)
 
     # ---------------------------------------------------------------- admission
 
-    def _fits(self, need: Capacity) -> bool:
-        return self._live < self._conf.max_sandboxes and not self._used.plus(need).within(
-            self._limit
-        )
+    def _fits(self, need: Capacity, *, leaving: bool = False) -> bool:
+        """Whether there is room now, or with `leaving` once the evicted spares are gone."""
+        used, live = self._used.plus(need), self._live
+        for freed in self._leaving if leaving else ():
+            used, live = used.plus(freed, sign=-1), live - 1
+        return live < self._conf.max_sandboxes and not used.within(self._limit)
 
     def _take(self, need: Capacity) -> None:
         self._used = self._used.plus(need)
@@ -181,13 +186,17 @@ class WarmPool:
             if not turn.done():
                 self._take(need)
                 turn.set_result(None)
+        self._evict_spares()
 
     def _evict_spares(self) -> None:
-        """Somebody waits for room: spares give way, the least expected first."""
-        for shelf in sorted(self._shelves.values(), key=lambda shelf: shelf.expected):
-            if shelf.ready:
-                self._spawn(self._end(shelf.ready.pop()))
-                return
+        """Somebody waits for room: spares give way, the least expected first, but no more of
+        them than the first in line needs beyond those that are already on their way out."""
+        shelves = sorted(self._shelves.values(), key=lambda shelf: shelf.expected)
+        spares = [(shelf, shelf.spec) for shelf in shelves for _ in shelf.ready]
+        while self._waiting and spares and not self._fits(self._waiting[0][0], leaving=True):
+            shelf, spec = spares.pop(0)
+            self._leaving.append(Capacity.wanted_by(spec))
+            self._spawn(self._end(shelf.ready.pop(), leaving=True))
 
     # ---------------------------------------------------------------- warm spares
 
@@ -223,6 +232,7 @@ class WarmPool:
             return  # The ramp has counted it; whoever claims this spec meets the error itself.
         if shelf.spec.fingerprint in self._shelves:
             shelf.ready.append(sandbox)
+            self._evict_spares()
         else:
             await self._end(sandbox)
 
