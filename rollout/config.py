@@ -1,11 +1,15 @@
 """Every knob on one page.
 
 Closed sets (engine, pool, executor, store, …) are the dataclasses below; open sets (task source,
-agent, scorer) are `_target_` plus that class's own arguments. Hydra composes, `RunConf` validates,
-and from then on only plain dataclasses travel.
+agent, scorer) are `_target_` plus that class's own arguments. Hydra composes (`compose.py`),
+`problems` validates, and from then on only plain dataclasses travel.
 """
 
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -76,8 +80,12 @@ class TimeoutsConf:
     create_s: float = 60.0
     setup_s: float = 300.0
     agent_s: float = 600.0
+    agent_override_s: float | None = None
+    """Replaces every task's own agent limit, before the multiplier."""
     score_s: float = 600.0
     release_s: float = 30.0
+    grace_s: float = 5.0
+    """How long past its deadline an agent or scorer may take to notice before it is cut off."""
     multiplier: float = 1.0
     """Scales the task's agent, verifier and build limits."""
 
@@ -117,6 +125,15 @@ class StoreConf:
 
 
 @dataclass
+class BlueprintConf:
+    """The computer of tasks that bring none of their own; task options refer to it."""
+
+    base: str = "host"
+    workdir: str = "/app"
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class VerifierConf:
     mode: str = "as_declared"
     """`as_declared | fresh | fork | shared`."""
@@ -131,11 +148,12 @@ class RunConf:
     samples: int = 1
     """Rollouts of each (arm, task): the group size."""
     dry_run: bool = False
+    """Print the plan and start nothing."""
     task: dict[str, Any] = field(default_factory=dict)
     agent: dict[str, Any] = field(default_factory=dict)
     scorer: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
-    blueprint: dict[str, Any] = field(default_factory=dict)
+    blueprint: BlueprintConf = field(default_factory=BlueprintConf)
     sweep: dict[str, Any] = field(default_factory=dict)
     """`key: [values]`; every combination is one arm of this run."""
     verifier: VerifierConf = field(default_factory=VerifierConf)
@@ -146,3 +164,87 @@ class RunConf:
     timeouts: TimeoutsConf = field(default_factory=TimeoutsConf)
     executor: ExecutorConf = field(default_factory=ExecutorConf)
     store: StoreConf = field(default_factory=StoreConf)
+
+
+Settings = tuple[tuple[str, Any], ...]
+"""What the sweep sets for one arm: dotted keys and values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One point of the sweep: an arm's own config, and the settings that make it."""
+
+    settings: Settings
+    conf: RunConf
+
+
+def arm_name(settings: Settings) -> str:
+    """`agent=oracle,agent.temperature=0.7`; `default` without a sweep."""
+    return ",".join(f"{key}={value}" for key, value in settings) or "default"
+
+
+# ---------------------------------------------------------------- what values may be
+
+CHOICES = {
+    "engine.kind": ("native", "memory"),
+    "engine.scratch": ("disk", "tmpfs"),
+    "executor.kind": ("ray", "local"),
+    "store.format": ("parquet", "arrow"),
+    "resources.unenforceable": ("refuse", "record"),
+    "verifier.mode": ("as_declared", "fresh", "fork", "shared"),
+}
+MAY_BE_ZERO = frozenset(
+    {
+        "engine.uid_base",
+        "pool.spares_per_image",
+        "pool.max_spares",
+        "pool.breaker_pause_s",
+        "retry.backoff_s",
+        "retry.storm_share",
+    }
+)
+"""Every number is finite and above zero, but these may be zero."""
+
+AT_MOST = {"retry.storm_share": 1.0, "executor.dashboard_port": 65_535}
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def nearest(word: str, known: Iterator[str] | list[str] | tuple[str, ...]) -> str:
+    """`; did you mean "x"?` for the known name most like `word`, or nothing."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def problems(conf: RunConf) -> list[str]:
+    """Everything out of range, one line each: key, what was seen, what is allowed."""
+    found = [line for key, value in _walk(conf) for line in _problem(key, value)]
+    if not RUN_NAME.fullmatch(conf.name):
+        found.append(
+            f"name: {conf.name!r} cannot name a run's folder; "
+            "use up to 100 letters, digits, '.', '_' and '-'"
+        )
+    if conf.store.uri in ("", "s3://"):
+        found.append("store.uri: must be given, store.uri=s3://bucket/prefix or a folder")
+    return found
+
+
+def _walk(conf: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for item in fields(conf):
+        key, value = prefix + item.name, getattr(conf, item.name)
+        if is_dataclass(value):
+            yield from _walk(value, key + ".")
+        else:
+            yield key, value
+
+
+def _problem(key: str, value: Any) -> Iterator[str]:
+    allowed = CHOICES.get(key)
+    if allowed and value not in allowed:
+        yield f"{key}: {value!r} is none of {', '.join(allowed)}{nearest(str(value), allowed)}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    floor = "at least 0" if key in MAY_BE_ZERO else "above 0"
+    if not math.isfinite(value) or value < 0 or (value == 0 and key not in MAY_BE_ZERO):
+        yield f"{key}: must be {floor}, was {value}"
+    elif value > AT_MOST.get(key, math.inf):
+        yield f"{key}: must be at most {AT_MOST[key]:g}, was {value}"

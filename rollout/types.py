@@ -240,6 +240,8 @@ class Output:
     destination: str = ""
     """Absolute path in the scoring sandbox; empty: the same."""
     exclude: tuple[str, ...] = ()
+    name: str = ""
+    """Relative path it is kept under among the rollout's artifacts; empty: `source` without `/`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +310,8 @@ class Plugin:
     """Dotted path of a class or function."""
     params: str = "{}"
     """Keyword arguments as canonical JSON, so that a plugin is hashable and crosses processes."""
+    version: str = ""
+    """Of the code behind it, where it tells one: a new version is a changed arm."""
 
     def kwargs(self) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads(self.params)
@@ -451,6 +455,8 @@ class Lease:
     """No retry follows: its row is committed whatever the outcome."""
     attempts: tuple[Attempt, ...] = ()
     """Ended before, oldest first."""
+    record_only: bool = False
+    """Nothing is run: workers were lost until no retry was left. The row tells the last attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

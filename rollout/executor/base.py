@@ -39,6 +39,8 @@ class LeaseReply:
     """Nothing is left and nothing will come: the worker may flush and end."""
     wait_s: float = 0.2
     """Ask again after this, when there was nothing to lease now."""
+    coming: tuple[tuple[str, int], ...] = ()
+    """Task ids and how many rollouts of each will be leased next, so that pools can warm up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,9 @@ class Heartbeat:
     """Telling, such as `running 31, warm 4, creating 1`."""
     counts: dict[str, float] = field(default_factory=dict)
     """`running warm claimed creating buffered_rows …` for metrics and progress."""
+    held: tuple[str, ...] = ()
+    """Every trajectory id whose lease the worker thinks it holds: running, or not yet committed.
+    This makes lost replies harmless: both sides settle on what the coordinator says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,9 @@ class Coordinator(Protocol):
 
     async def heartbeat(self, beat: Heartbeat) -> HeartbeatReply: ...
 
+    async def leave(self, worker: str, error: str = "") -> None:
+        """The worker ends: in order, or for the reason told. What it still held goes back."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
@@ -107,6 +115,14 @@ class Progress:
 
 class Executor(Protocol):
     """Runs a plan to its end. `local` and `ray` are held to one suite."""
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """Set once the run has begun, where there is a dashboard."""
+
+    @property
+    def dashboard_hint(self) -> str:
+        """How to get in; never a secret itself."""
 
     def run(self, plan: RunPlan) -> AsyncIterator[Progress]:
         """Yields progress about twice a second and once at the end, when all is committed.

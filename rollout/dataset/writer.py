@@ -1,0 +1,263 @@
+"""A worker's way into the dataset: rows are buffered, written as parts and committed.
+
+A part goes out when the buffer is full or its oldest row is old enough. It is encoded in memory,
+put if absent, and then named to the coordinator. If some of its rows were accepted from another
+part meanwhile, a new part without them is written; the refused one is never visible.
+
+Nothing is dropped silently: while the store fails, the same part is tried again with growing
+pauses; when it fails for too long, the error comes out of `add`, `flush` and `close`, and the rows
+that are not committed still count in `buffered_rows`.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from rollout.dataset.base import CommitReply, CommitRequest, Part
+from rollout.dataset.parts import check_format, make_part, writer_key
+from rollout.dataset.rows import to_batch
+from rollout.dataset.store_base import Store, put_same
+from rollout.errors import Fenced, StoreError, boundary
+from rollout.types import Trajectory
+
+T = TypeVar("T")
+
+_PAUSE_S = 0.1
+"""Before the second try; doubled with each further one, with jitter, up to the longest."""
+_LONGEST_PAUSE_S = 5.0
+
+
+class DatasetWriter:
+    """Buffers, writes and commits the rows of one worker under one epoch.
+
+    `flush_bytes` and `flush_s` bound a part's (unencoded) size and its oldest row's age. `add`
+    waits while twice `flush_bytes` are held, so a slow store slows the episodes down instead of
+    filling the memory. `retry_s` bounds how long one part is tried.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        worker: str,
+        epoch: int,
+        format: str,
+        flush_bytes: int,
+        flush_s: float,
+        commit: Callable[[CommitRequest], Awaitable[CommitReply]],
+        retry_s: float = 120.0,
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._epoch = epoch
+        self._format = check_format(format)
+        self._flush_bytes = flush_bytes
+        self._flush_s = flush_s
+        self._commit = commit
+        self._retry_s = retry_s
+        self._rows: list[Trajectory] = []
+        self._publishing: list[Trajectory] = []
+        self._row_bytes = 0
+        """Of `_rows`."""
+        self._held_bytes = 0
+        """Of `_rows` and `_publishing`."""
+        self._oldest_s = math.inf
+        """When the first of `_rows` came, on the monotonic clock."""
+        self._added = 0
+        self._committed = 0
+        self._parts_made = 0
+        self._hurry = False
+        """Somebody waits for a flush: write what there is."""
+        self._closing = False
+        self._failure: StoreError | None = None
+        self._changed = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def buffered_rows(self) -> int:
+        """Rows added and not committed yet."""
+        return self._added - self._committed
+
+    async def add(self, trajectory: Trajectory) -> None:
+        """Take the row; waits while too much is held. StoreError when earlier rows are stuck."""
+        _check_finite(trajectory)
+        size = row_bytes(trajectory)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._failure or self._has_room(size))
+            self._raise_failure()
+            if self._closing:
+                raise StoreError(f"the writer of {self._worker} is closed and takes no more rows")
+            if not self._rows:
+                self._oldest_s = time.monotonic()
+            self._rows.append(trajectory)
+            self._added += 1
+            self._row_bytes += size
+            self._held_bytes += size
+            self._task = self._task or asyncio.create_task(self._work(), name="dataset-writer")
+            self._changed.notify_all()
+
+    async def flush(self) -> None:
+        """Returns when everything added before is committed; StoreError when it cannot be."""
+        async with self._changed:
+            wanted = self._added
+            while self._committed < wanted and not self._failure:
+                self._hurry = True
+                self._changed.notify_all()
+                await self._changed.wait()
+            self._raise_failure()
+
+    async def close(self) -> None:
+        """Flush and end. Idempotent."""
+        self._closing = True
+        try:
+            await self.flush()
+        finally:
+            async with self._changed:
+                self._changed.notify_all()
+            if self._task and (self._failure or not self.buffered_rows):
+                await asyncio.shield(self._task)
+
+    # ------------------------------------------------------------ the background task
+
+    async def _work(self) -> None:
+        try:
+            async with boundary(StoreError, f"dataset writer of {self._worker}"):
+                while await self._something_due():
+                    await self._publish(self._publishing)
+                    await self._forget_published()
+        except StoreError as exc:
+            async with self._changed:
+                self._failure = exc
+                self._changed.notify_all()
+
+    async def _something_due(self) -> bool:
+        """Wait for a batch and move it to `_publishing`; False when closed and empty."""
+        async with self._changed:
+            while not self._due():
+                if self._closing and not self._rows:
+                    return False
+                await self._wait_for_change()
+            self._publishing, self._rows = self._rows, []
+            self._row_bytes, self._oldest_s, self._hurry = 0, math.inf, False
+            return True
+
+    def _due(self) -> bool:
+        if not self._rows:
+            return False
+        full = self._row_bytes >= self._flush_bytes
+        old = time.monotonic() >= self._oldest_s + self._flush_s
+        return full or old or self._hurry or self._closing
+
+    async def _wait_for_change(self) -> None:
+        left_s = self._oldest_s + self._flush_s - time.monotonic()
+        try:
+            async with asyncio.timeout(None if math.isinf(left_s) else max(0.0, left_s)):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _forget_published(self) -> None:
+        async with self._changed:
+            self._held_bytes -= sum(row_bytes(row) for row in self._publishing)
+            self._committed += len(self._publishing)
+            self._publishing = []
+            self._changed.notify_all()
+
+    # ------------------------------------------------------------ one part
+
+    async def _publish(self, batch: Sequence[Trajectory]) -> None:
+        """Put and commit the rows, without those that the log holds already."""
+        # The first of two rows of one rollout counts, as it does between workers.
+        rows = list({row.spec.trajectory_id: row for row in reversed(batch)}.values())[::-1]
+        while rows:
+            part = await self._put(rows)
+            request = self._request(part, rows)
+            reply = await self._patiently("commit", partial(self._asked, request))
+            if reply.accepted:
+                return
+            if not reply.duplicates:
+                raise Fenced(f"the log refuses parts of epoch {self._epoch} from {self._worker}")
+            fewer = [row for row in rows if row.spec.trajectory_id not in reply.duplicates]
+            if len(fewer) == len(rows):
+                raise StoreError(f"{part.path} was refused for rows it does not hold")
+            rows = fewer
+
+    async def _put(self, rows: list[Trajectory]) -> Part:
+        part, data = await asyncio.to_thread(self._encode, rows, self._parts_made)
+        self._parts_made += 1
+        put = partial(asyncio.to_thread, put_same, self._store, part.path, data)
+        await self._patiently(f"write {part.path}", put)
+        return part
+
+    def _encode(self, rows: list[Trajectory], number: int) -> tuple[Part, bytes]:
+        return make_part(
+            to_batch(rows),
+            name="trajectories",
+            writer=writer_key(self._worker),
+            epoch=self._epoch,
+            number=number,
+            format=self._format,
+        )
+
+    def _request(self, part: Part, rows: list[Trajectory]) -> CommitRequest:
+        return CommitRequest(
+            worker=self._worker,
+            epoch=self._epoch,
+            parts=(part,),
+            trajectory_ids=tuple(row.spec.trajectory_id for row in rows),
+            outcomes=tuple(row.outcome for row in rows),
+            rewards=tuple(row.reward if row.outcome.scored else None for row in rows),
+            attempts=tuple(row.attempts for row in rows),
+        )
+
+    async def _asked(self, request: CommitRequest) -> CommitReply:
+        async with boundary(StoreError, f"commit of {request.parts[0].path}"):
+            return await self._commit(request)
+
+    async def _patiently(self, doing: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Try again with growing pauses until `retry_s` is over; being fenced is final."""
+        give_up_s, pause_s, tries = time.monotonic() + self._retry_s, _PAUSE_S, 0
+        while True:
+            tries += 1
+            try:
+                return await call()
+            except Fenced:
+                raise
+            except StoreError as exc:
+                if time.monotonic() + pause_s > give_up_s:
+                    raise StoreError(f"{doing}: gave up after {tries} tries: {exc}") from exc
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    # ------------------------------------------------------------ small things
+
+    def _has_room(self, size: int) -> bool:
+        return not self._held_bytes or self._held_bytes + size <= 2 * self._flush_bytes
+
+    def _raise_failure(self) -> None:
+        if self._failure:
+            raise type(self._failure)(str(self._failure)) from self._failure
+
+
+def row_bytes(t: Trajectory) -> int:
+    """About what the row takes in memory: its long texts, and a little for each part of it."""
+    texts = len(t.scorer_output) + len(t.error_message) + len(t.tools or "")
+    for message in t.messages:
+        texts += 64 + len(message.content)
+        texts += len(message.content_parts or "") + len(message.reasoning_content or "")
+        texts += sum(64 + len(call.arguments) for call in message.tool_calls)
+    return 1024 + texts + 128 * (len(t.steps) + len(t.events) + len(t.attempts))
+
+
+def _check_finite(t: Trajectory) -> None:
+    """A reward that is no number would spoil every mean; so this one row is refused."""
+    values = [t.reward, *(score.value for score in t.scores)]
+    if not all(value is None or math.isfinite(value) for value in values):
+        raise StoreError(
+            f"trajectory {t.spec.trajectory_id} has reward {t.reward} and scores "
+            f"{[score.value for score in t.scores]}: they must be finite"
+        )

@@ -1,0 +1,83 @@
+"""Limits of the machine against the number of sandboxes that are to live on it at once."""
+
+import resource
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from rollout.doctor.base import Finding, Level, Wishes, ok, warn
+from rollout.doctor.kernel import existing
+
+PIDS_EACH = 8
+"""Processes of a busy sandbox: its init, a shell, a tool with some children."""
+INOTIFY_EACH = 64
+"""What the engine allows to each sandbox; all of them count against one user of the host."""
+DESCRIPTORS_EACH = 4
+"""Connections and pidfds that a worker may hold for a sandbox at work."""
+DISK_MB_EACH = 16
+DISK_FREE_MB = 2_048
+PID_MAX = 4_194_304
+SLACK = 1_024
+
+_SYS = Path("/proc/sys")
+
+
+def check(wishes: Wishes) -> Iterator[Finding]:
+    n = wishes.sandboxes
+    yield _knob("kernel/pid_max", n * PIDS_EACH + SLACK, PID_MAX, n)
+    yield _knob("kernel/threads-max", n * PIDS_EACH + SLACK, PID_MAX, n)
+    yield _knob("fs/inotify/max_user_instances", n * INOTIFY_EACH, 65_536, n, cap=65_536)
+    yield from _namespaces(n)
+    yield _descriptors(n)
+    yield _disk(wishes)
+
+
+def _knob(path: str, needed: int, better: int, n: int, cap: int | None = None) -> Finding:
+    """A sysctl that must be at least what `n` sandboxes need."""
+    name = path.replace("/", ".")
+    wanted = needed if cap is None else min(needed, cap)
+    try:
+        value = int((_SYS / path).read_text())
+    except (OSError, ValueError) as exc:
+        return warn(name, f"cannot be read: {exc}", "mount /proc, or look on the host")
+    seen = f"{value:,}, and {n:,} sandboxes may need {wanted:,}"
+    if value >= wanted:
+        return ok(name, seen)
+    return warn(name, seen, f"`sysctl -w {name}={max(better, wanted)}`")
+
+
+def _namespaces(n: int) -> Iterator[Finding]:
+    """One line for all kinds, unless some are too few."""
+    kinds = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
+    found = [_knob(f"user/max_{kind}_namespaces", n + SLACK, 2 * n + SLACK, n) for kind in kinds]
+    short = [finding for finding in found if finding.level is not Level.OK]
+    yield from short or [ok("user.max_*_namespaces", f"each at least {n + SLACK:,}")]
+
+
+def _descriptors(n: int) -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = min(n * DESCRIPTORS_EACH + SLACK, 20_000)
+    seen = f"soft {_count(soft)}, hard {_count(hard)}, and {n:,} sandboxes may need {needed:,}"
+    if _enough(hard, needed):
+        return ok("open files", seen)
+    change = f"raise the hard limit: `ulimit -Hn {needed}` as root, or LimitNOFILE={needed}"
+    return warn("open files", seen, change)
+
+
+def _disk(wishes: Wishes) -> Finding:
+    folder = existing(wishes.root_dir)
+    free_mb = shutil.disk_usage(folder).free // 2**20
+    needed_mb = max(DISK_FREE_MB, wishes.sandboxes * DISK_MB_EACH)
+    seen = f"{free_mb:,} MB free for {wishes.root_dir}, and {wishes.sandboxes:,} sandboxes at "
+    seen += f"{DISK_MB_EACH} MB each need {needed_mb:,} MB"
+    if free_mb >= needed_mb:
+        return ok("disk space", seen)
+    return warn("disk space", seen, "free some, or set engine.root_dir to a larger disk")
+
+
+def _count(limit: int) -> str:
+    return "unlimited" if limit == resource.RLIM_INFINITY else f"{limit:,}"
+
+
+def _enough(limit: int, needed: int) -> bool:
+    return limit == resource.RLIM_INFINITY or limit >= needed

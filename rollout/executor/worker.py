@@ -1,0 +1,384 @@
+"""A worker: an engine, a warm pool and a dataset writer, and episodes as long as there are leases.
+
+It pulls. All that it knows of the run it has from its plan, and all that happens it tells the
+coordinator; the two may lose each other at any moment without a rollout being lost or doubled.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Protocol
+
+from rollout.agents.base import Agent
+from rollout.aio import shielded
+from rollout.capacity import Capacity
+from rollout.dataset.base import CommitReply, CommitRequest
+from rollout.dataset.store import Store, open_store
+from rollout.dataset.writer import DatasetWriter
+from rollout.episode import Bench, Ended, run_episode
+from rollout.errors import RolloutError
+from rollout.executor.admission import Admission, demand_of
+from rollout.executor.base import Coordinator, Heartbeat, HeartbeatReply, LeaseReply, RunPlan
+from rollout.executor.engines import make_engine
+from rollout.executor.lost import lost_trajectory
+from rollout.executor.pulse import Pulse
+from rollout.plugins import make
+from rollout.pool import WarmPool
+from rollout.sandbox.base import Engine, SandboxSpec
+from rollout.scorers.base import Scorer
+from rollout.types import Artifact, Lease, Trajectory, count_by
+
+BEAT_S = 1.0
+"""At most this long between two heartbeats; a fifth of the lease's time to live if less."""
+
+OBSERVE_S = 0.5
+
+NOT_BEGUN = frozenset({"", "queue", "claim"})
+"""Phases in which nothing of an episode would be lost by giving its lease back."""
+
+
+class Meter(Protocol):
+    """Where a worker's figures go besides the coordinator."""
+
+    def ended(self, trajectory: Trajectory) -> None:
+        """One attempt ended, whether or not it becomes a row."""
+
+    def observe(self, counts: Mapping[str, float]) -> None:
+        """How many sandboxes are `warm`, `claimed`, `creating`, … now."""
+
+
+class Unmetered:
+    """A Meter for where nobody looks."""
+
+    def ended(self, trajectory: Trajectory) -> None:
+        pass
+
+    def observe(self, counts: Mapping[str, float]) -> None:
+        pass
+
+
+class Worker:
+    """Runs until the coordinator has nothing more for it.
+
+    `send_beat` is called from a thread of its own and blocks; `share` is this worker's part of
+    the machine, since there may be several on one node.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        name: str,
+        node: str,
+        coordinator: Coordinator,
+        send_beat: Callable[[Heartbeat], HeartbeatReply],
+        *,
+        share: float = 1.0,
+        meter: Meter | None = None,
+    ) -> None:
+        self._plan = plan
+        self._name = name
+        self._node = node
+        self._coordinator = coordinator
+        self._send_beat = send_beat
+        self._share = share
+        self._meter = meter or Unmetered()
+        self._tasks = {task.id: task for task in plan.tasks}
+        self._arms = {arm.name: arm for arm in plan.arms}
+        self._agents: dict[str, Agent] = {}
+        self._scorers: dict[str, Scorer] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._phases: dict[str, str] = {}
+        self._returning: set[str] = set()
+        """Ids stopped on our own account before they had begun."""
+        self._buffered: set[str] = set()
+        """Ids with a row in the writer that is not committed yet."""
+        self._counts: dict[str, float] = {}
+        self._changed = asyncio.Event()
+        self._draining = False
+        self._stopped = asyncio.Event()
+        self._helpers: list[asyncio.Task[None]] = []
+        """What runs beside the episodes: the observer, and warming up."""
+        self._engine: Engine
+        self._pool: WarmPool
+        self._store: Store
+        self._writer: DatasetWriter
+        self._admission: Admission
+        self._epoch = 0
+
+    async def run(self) -> None:
+        """Work until there is nothing left, or until told to stop. Raises what broke the worker."""
+        error = ""
+        try:
+            async with AsyncExitStack() as stack:
+                await self._open(stack)
+                await self._unless_stopped()
+        except Exception as exc:
+            error = f"{type(exc).__name__}: {exc}"
+            raise
+        finally:
+            with contextlib.suppress(RolloutError):
+                await shielded(self._coordinator.leave(self._name, error))
+
+    def stop(self) -> None:
+        """End at once: sandboxes are ended, rows not yet committed are dropped."""
+        self._stopped.set()
+
+    # ---------------------------------------------------------------- opening and closing
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Everything a worker has, each closed in turn, whatever fails."""
+        plan = self._plan
+        self._epoch = await self._coordinator.register(self._name, self._node, os.getpid())
+        self._start_pulse(stack)
+        for arm in plan.arms:
+            self._agents[arm.name] = make(arm.agent)
+            self._scorers[arm.name] = make(arm.scorer)
+        self._store = await asyncio.to_thread(
+            open_store, plan.run_uri, endpoint_url=plan.store.endpoint_url, region=plan.store.region
+        )
+        stack.callback(self._store.close)
+        self._engine = make_engine(plan.engine, f"{plan.run_id}-{self._name}")
+        stack.push_async_callback(lambda: shielded(self._engine.close()))
+        await self._engine.start()
+        capacity = Capacity.of_machine(plan.engine.root_dir, self._share)
+        self._pool = WarmPool(self._engine, plan.pool, capacity)
+        stack.push_async_callback(lambda: shielded(self._pool.close()))
+        await self._pool.start()
+        most = min(plan.executor.episodes_per_worker, plan.pool.max_sandboxes)
+        self._admission = Admission(capacity.overcommitted(plan.pool), most)
+        self._writer = DatasetWriter(
+            self._store,
+            worker=self._name,
+            epoch=self._epoch,
+            format=plan.store.format,
+            flush_bytes=int(plan.store.flush_mb * 2**20),
+            flush_s=plan.store.flush_s,
+            commit=self._commit,
+        )
+        stack.push_async_callback(self._end_helpers)
+        self._helpers = [asyncio.create_task(self._observe())]
+
+    def _start_pulse(self, stack: AsyncExitStack) -> None:
+        loop = asyncio.get_running_loop()
+
+        def deliver(reply: HeartbeatReply) -> None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody is left to obey.
+                loop.call_soon_threadsafe(self._obey, reply)
+
+        pulse = Pulse(
+            beat=self._beat,
+            send=self._send_beat,
+            deliver=deliver,
+            every_s=min(BEAT_S, self._plan.executor.lease_ttl_s / 5),
+        )
+        pulse.start()
+        stack.push_async_callback(asyncio.to_thread, pulse.stop)
+
+    async def _end_helpers(self) -> None:
+        for task in self._helpers:
+            task.cancel()
+        await asyncio.gather(*self._helpers, return_exceptions=True)
+
+    async def _unless_stopped(self) -> None:
+        """Work; a stop cancels it, and with it every episode."""
+        work = asyncio.create_task(self._work())
+        stopped = asyncio.create_task(self._stopped.wait())
+        try:
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (work, stopped):
+                task.cancel()
+            await asyncio.gather(work, stopped, return_exceptions=True)
+        if not work.cancelled():
+            work.result()
+
+    # ---------------------------------------------------------------- the loop
+
+    async def _work(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as episodes:
+                await self._lease_and_start(episodes)
+        except BaseExceptionGroup as group:
+            # Episodes fail together when what they share fails; its first error says it all.
+            typed = group.subgroup(RolloutError)
+            raise (_first(typed) if typed else group) from group
+        await self._writer.close()
+
+    async def _lease_and_start(self, episodes: asyncio.TaskGroup) -> None:
+        while not self._draining:
+            if not self._admission.room:
+                await self._change(OBSERVE_S)
+                continue
+            count = min(self._admission.room, self._plan.executor.lease_batch)
+            reply = await self._coordinator.lease(self._name, count)
+            await self._start_all(episodes, reply)
+            if reply.done:
+                return
+            if not reply.leases:
+                await self._idle(reply.wait_s)
+
+    async def _start_all(self, episodes: asyncio.TaskGroup, reply: LeaseReply) -> None:
+        refused = []
+        for lease in reply.leases:
+            name, task = lease.spec.trajectory_id, self._tasks[lease.spec.task_id]
+            if not self._draining and self._admission.enter(name, demand_of(task)):
+                self._phases[name] = ""
+                self._running[name] = episodes.create_task(self._episode(lease))
+            else:
+                refused.append(name)
+        if refused:
+            await self._coordinator.give_back(self._name, refused)
+        self._warm_up(reply)
+
+    async def _idle(self, wait_s: float) -> None:
+        """Nothing to lease now. What is buffered is what the end of the run may wait for."""
+        if not self._running:
+            await self._writer.flush()
+        await self._change(wait_s)
+
+    async def _change(self, timeout_s: float) -> None:
+        """Wait until an episode ends, or a drain begins, or `timeout_s` is over."""
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+
+    def _warm_up(self, reply: LeaseReply) -> None:
+        """Have the pool ready for what just began and for what comes next."""
+        self._helpers = [helper for helper in self._helpers if not helper.done()]
+        if len(self._helpers) < 2:
+            wanted = count_by(lease.spec.task_id for lease in reply.leases)
+            for task_id, count in reply.coming:
+                wanted[task_id] = wanted.get(task_id, 0) + count
+            self._helpers.append(asyncio.create_task(self._expect(wanted)))
+
+    async def _expect(self, wanted: Mapping[str, int]) -> None:
+        specs = []
+        for task_id, count in wanted.items():
+            blueprint = self._tasks[task_id].blueprint
+            # A blueprint that cannot be built fails each of its episodes, which tell why.
+            with contextlib.suppress(RolloutError):
+                image = await self._engine.build(blueprint)
+                specs.append((SandboxSpec.for_blueprint(image, blueprint), count))
+        self._pool.expect(specs)
+
+    # ---------------------------------------------------------------- one episode
+
+    async def _episode(self, lease: Lease) -> None:
+        name = lease.spec.trajectory_id
+        try:
+            await self._deliver(lease, await self._attempt(lease))
+        except asyncio.CancelledError:
+            if name not in self._returning:
+                raise
+            await self._coordinator.give_back(self._name, [name])
+        finally:
+            self._running.pop(name, None)
+            self._phases.pop(name, None)
+            self._returning.discard(name)
+            self._admission.leave(name)
+            self._changed.set()
+
+    async def _attempt(self, lease: Lease) -> Ended:
+        spec, plan = lease.spec, self._plan
+        task, arm, agent = self._tasks[spec.task_id], self._arms[spec.arm], self._agents[spec.arm]
+        if lease.record_only:
+            lost = lost_trajectory(lease, task, arm, agent, run_id=plan.run_id, node=self._node)
+            return Ended(trajectory=lost)
+        bench = Bench(
+            engine=self._engine,
+            pool=self._pool,
+            timeouts=plan.timeouts,
+            run_id=plan.run_id,
+            node=self._node,
+        )
+
+        def on_phase(phase: str) -> None:
+            self._phases[spec.trajectory_id] = phase
+
+        scorer = self._scorers[spec.arm]
+        return await run_episode(lease, task, arm, agent, scorer, bench, on_phase)
+
+    async def _deliver(self, lease: Lease, ended: Ended) -> None:
+        """A row, or word of an attempt that will be made again."""
+        row, name = ended.trajectory, lease.spec.trajectory_id
+        self._meter.ended(row)
+        if not (row.outcome.scored or lease.last or lease.record_only):
+            await self._coordinator.attempt_failed(self._name, name, row.attempts[-1])
+            return
+        kept = await self._keep(ended)
+        self._buffered.add(name)
+        await self._writer.add(replace(row, artifacts=(*row.artifacts, *kept)))
+
+    async def _keep(self, ended: Ended) -> list[Artifact]:
+        """Put what is too large for a row beside the dataset, by attempt."""
+        row, kept = ended.trajectory, []
+        for name, data in ended.blobs.items():
+            uri = f"artifacts/{row.spec.trajectory_id}/{row.epoch}-{row.attempt}/{name}"
+            await asyncio.to_thread(self._store.put_if_absent, uri, data)
+            digest = hashlib.sha256(data).hexdigest()
+            kept.append(Artifact(name=name, uri=uri, sha256=digest, bytes=len(data)))
+        return kept
+
+    async def _commit(self, request: CommitRequest) -> CommitReply:
+        reply = await self._coordinator.commit(request)
+        settled = request.trajectory_ids if reply.accepted else reply.duplicates
+        self._buffered.difference_update(settled)
+        return reply
+
+    # ---------------------------------------------------------------- the heartbeat
+
+    def _beat(self) -> Heartbeat:
+        """Called from the pulse's thread: only reads what one step of the interpreter can."""
+        return Heartbeat(
+            worker=self._name,
+            epoch=self._epoch,
+            state=state_of(self._counts),
+            counts=self._counts,
+            held=(*tuple(self._running), *tuple(self._buffered)),
+        )
+
+    def _obey(self, reply: HeartbeatReply) -> None:
+        if reply.stop:
+            self._stopped.set()
+        if reply.drain and not self._draining:
+            self._draining = True
+            self._changed.set()
+            self._return_what_has_not_begun()
+        for name in reply.lost:
+            if task := self._running.get(name):
+                task.cancel()
+
+    def _return_what_has_not_begun(self) -> None:
+        for name, task in self._running.items():
+            if self._phases.get(name, "") in NOT_BEGUN:
+                self._returning.add(name)
+                task.cancel()
+
+    async def _observe(self) -> None:
+        while True:
+            self._counts = {
+                "running": float(len(self._running)),
+                "buffered_rows": float(self._writer.buffered_rows),
+                **self._pool.counts(),
+            }
+            self._meter.observe(self._counts)
+            await asyncio.sleep(OBSERVE_S)
+
+
+def state_of(counts: Mapping[str, float]) -> str:
+    """Such as `running 31, warm 4, creating 1`."""
+    told = ("running", "warm", "claimed", "creating")
+    return ", ".join(f"{name} {counts[name]:g}" for name in told if name in counts) or "starting"
+
+
+def _first(group: BaseExceptionGroup[RolloutError]) -> RolloutError:
+    """The first single error of a group of groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, RolloutError)
+    return error

@@ -1,0 +1,74 @@
+/* What a process of the sandbox may do at most: rlimits, capabilities, no new privileges, seccomp. */
+#define _GNU_SOURCE
+#include "launch.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define CAP(number) (1ull << (number))
+
+static const uint64_t kept = CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_FOWNER) |
+			     CAP(CAP_FSETID) | CAP(CAP_SETUID) | CAP(CAP_SETGID) |
+			     CAP(CAP_SETFCAP) | CAP(CAP_KILL) | CAP(CAP_NET_BIND_SERVICE) |
+			     CAP(CAP_SYS_CHROOT);
+
+int set_limits(void)
+{
+	struct rlimit files, none = {0, 0};
+	if (getrlimit(RLIMIT_NOFILE, &files))
+		return failed("read RLIMIT_NOFILE");
+	if (files.rlim_max > 65536)
+		files.rlim_max = 65536;
+	files.rlim_cur = files.rlim_max < 8192 ? files.rlim_max : 8192;
+	if (setrlimit(RLIMIT_NOFILE, &files) || setrlimit(RLIMIT_CORE, &none))
+		return failed("set limits of a process");
+	return 0;
+}
+
+static int cut_bounding_set(void)
+{
+	for (unsigned long cap = 0; cap < 64; cap++) {
+		if (kept & CAP(cap))
+			continue;
+		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
+			return errno == EINVAL ? 0 : failed("drop capability %lu", cap);
+	}
+	return 0;
+}
+
+static int cut_capabilities(void)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2] = {
+		{.effective = (uint32_t)kept, .permitted = (uint32_t)kept},
+		{.effective = (uint32_t)(kept >> 32), .permitted = (uint32_t)(kept >> 32)},
+	};
+	return syscall(SYS_capset, &header, data) ? failed("cut capabilities") : 0;
+}
+
+/* The filter comes before the cut: without no_new_privs, installing one needs CAP_SYS_ADMIN. */
+int drop_privileges(bool sudo)
+{
+	if (!sudo && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return failed("set no_new_privs");
+	if (cut_bounding_set() || install_filter() || cut_capabilities())
+		return -1;
+	return 0;
+}
+
+/* Last, since any change of credentials clears the death signal. The launcher may have ended just
+ * before; its pid says nothing here, for this process lives in another pid namespace. */
+int die_with(int launcher_pidfd)
+{
+	struct pollfd launcher = {.fd = launcher_pidfd, .events = POLLIN};
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+		return failed("set the death signal");
+	errno = 0;
+	return poll(&launcher, 1, 0) ? failed("the launcher has ended") : 0;
+}

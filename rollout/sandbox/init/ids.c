@@ -1,0 +1,103 @@
+/* User namespaces as maps of ids: one range of host uids for each sandbox slot.
+ *
+ * A namespace lives as long as its descriptor, so they are made once and kept. The cache is
+ * direct-mapped: bounded, and a lost entry only costs making it again. */
+#define _GNU_SOURCE
+#include "launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CACHED 1024
+
+static struct {
+	uint32_t from, onto;
+	int fd; /* 0: empty, for descriptor 0 is the launcher's stdin */
+} cache[CACHED];
+
+static pid_t start_holder(void)
+{
+	struct clone_args args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD};
+	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+	return pid;
+}
+
+static int write_maps(pid_t pid, uint32_t from, uint32_t onto)
+{
+	char path[64], map[64];
+	snprintf(map, sizeof map, "%u %u %u\n", from, onto, RANGE);
+	snprintf(path, sizeof path, "/proc/%d/uid_map", pid);
+	if (write_text(path, map))
+		return -1;
+	snprintf(path, sizeof path, "/proc/%d/gid_map", pid);
+	return write_text(path, map);
+}
+
+static int make_userns(uint32_t from, uint32_t onto)
+{
+	pid_t pid = start_holder();
+	if (pid < 0)
+		return failed("make a user namespace (see user.max_user_namespaces)");
+	int fd = -1;
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
+	if (!write_maps(pid, from, onto) && (fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+		failed("open %s", path);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	return fd;
+}
+
+int map_ids(uint32_t from, uint32_t onto)
+{
+	uint32_t place = (from / RANGE * 31 + onto / RANGE) % CACHED;
+	if (cache[place].fd && cache[place].from == from && cache[place].onto == onto)
+		return cache[place].fd;
+	int fd = make_userns(from, onto);
+	if (fd < 0)
+		return -1;
+	if (cache[place].fd)
+		close(cache[place].fd);
+	cache[place].from = from;
+	cache[place].onto = onto;
+	cache[place].fd = fd;
+	return fd;
+}
+
+int enter_userns(int userns)
+{
+	if (setns(userns, CLONE_NEWUSER))
+		return failed("enter the user namespace");
+	if (setgroups(0, NULL) || setresgid(0, 0, 0) || setresuid(0, 0, 0))
+		return failed("become root of the user namespace");
+	return 0;
+}
+
+/* Per user namespace, and only because each sandbox has its own. */
+int limit_userns(void)
+{
+	static const char *const none[] = {"user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time"};
+	char path[64];
+	if (write_text("/proc/sys/user/max_inotify_instances", "64") && errno != ENOENT)
+		return -1;
+	for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+		snprintf(path, sizeof path, "/proc/sys/user/max_%s_namespaces", none[i]);
+		if (write_text(path, "0") && errno != ENOENT)
+			return -1;
+	}
+	return 0;
+}

@@ -1,0 +1,338 @@
+/* rollout-box launch OWNER_FOLDER [PATH TO KEEP MOUNTED]...
+ *
+ * Lines in, split at tabs:                    Lines out:
+ *   create ID key=value ... (request.c)         ok ID PID SCRATCH_FD | error ID TEXT
+ *   kill ID                                     exited ID STATUS, once for each that was ok
+ *   forget ID  closes its scratch
+ * The first line out is `ready` or `error - TEXT`.
+ *
+ * One thread, for the death signal of its sandboxes is tied to the thread that made them. Nothing
+ * here waits for a sandbox: it is made by its own clone while the next line is read. The launcher
+ * and all its sandboxes end when stdin does, or the process that started it. */
+#define _GNU_SOURCE
+#include "launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/sendfile.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define STARTING_AT_ONCE 64
+#define LINE_BYTES (256 * 1024)
+#define END_WAIT_MS 10000
+
+enum state { STARTING, LIVE, FAILED, ENDED };
+
+struct box {
+	char id[72];
+	enum state state;
+	pid_t pid;
+	int ready;   /* while STARTING */
+	int scratch; /* mount of its tmpfs, or -1 */
+	char *error; /* once FAILED */
+};
+
+static struct box *boxes;
+static int box_count, box_room;
+static int starting;
+static struct launcher self;
+
+static struct box *find_box(const char *id)
+{
+	for (int i = 0; i < box_count; i++)
+		if (!strcmp(boxes[i].id, id))
+			return &boxes[i];
+	return NULL;
+}
+
+static struct box *add_box(const struct request *r, pid_t pid, int ready)
+{
+	if (box_count == box_room) {
+		box_room = box_room ? 2 * box_room : 64;
+		boxes = realloc(boxes, (size_t)box_room * sizeof *boxes);
+		if (!boxes)
+			abort();
+	}
+	struct box *box = &boxes[box_count++];
+	*box = (struct box){.state = STARTING, .pid = pid, .ready = ready, .scratch = r->scratch};
+	snprintf(box->id, sizeof box->id, "%s", r->id);
+	starting++;
+	return box;
+}
+
+static void drop_box(struct box *box)
+{
+	if (box->scratch >= 0)
+		close(box->scratch);
+	free(box->error);
+	*box = boxes[--box_count];
+}
+
+/* ---------------------------------------------------------------- create */
+
+static int find_maps(struct stack *stack, uint32_t onto)
+{
+	for (int i = 0; i < stack->count; i++) {
+		struct layer *layer = &stack->at[i];
+		if (layer->owner != onto && (layer->map = map_ids(layer->owner, onto)) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int prepare(struct request *r)
+{
+	r->userns = map_ids(0, r->uids);
+	if (r->userns < 0 || find_maps(&r->root, r->uids) || find_maps(&r->usr, r->uids))
+		return -1;
+	return make_cgroups(r) || open_scratch(r) ? -1 : 0;
+}
+
+static int spawn(const struct request *r)
+{
+	int ready[2];
+	struct clone_args args = {
+		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET |
+			 CLONE_INTO_CGROUP,
+		.exit_signal = SIGCHLD,
+		.cgroup = (uint64_t)r->cgroup_fd,
+	};
+	if (pipe2(ready, O_CLOEXEC))
+		return failed("make a pipe");
+	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+	if (pid == 0)
+		become_sandbox(r, &self, ready[1]);
+	if (pid < 0) {
+		failed("clone into new namespaces");
+		close(ready[0]);
+	} else {
+		fcntl(ready[0], F_SETFL, O_NONBLOCK);
+		add_box(r, pid, ready[0]);
+	}
+	close(ready[1]);
+	return pid < 0 ? -1 : 0;
+}
+
+static void create(char *line)
+{
+	struct request r;
+	bool made = !parse_create(line, &r) && !prepare(&r) && !spawn(&r);
+	if (!made) {
+		printf("error\t%s\t%s\n", r.id ? r.id : "-", trouble);
+		if (r.scratch >= 0)
+			close(r.scratch);
+	}
+	if (r.cgroup_fd >= 0)
+		close(r.cgroup_fd);
+}
+
+/* ---------------------------------------------------------------- how it goes on */
+
+/* `R` from the init, `E…` from what was to become it, or nothing at all. */
+static void hear_ready(struct box *box)
+{
+	char text[640];
+	ssize_t length = read(box->ready, text, sizeof text - 1);
+	if (length < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	close(box->ready);
+	starting--;
+	if (length > 0 && text[0] == 'R') {
+		box->state = LIVE;
+		printf("ok\t%s\t%d\t%d\n", box->id, box->pid, box->scratch);
+		return;
+	}
+	text[length > 0 ? length : 0] = 0;
+	box->state = FAILED;
+	box->error = strdup(length > 1 ? text + 1 : "its init ended before it was ready");
+	kill(box->pid, SIGKILL);
+}
+
+static void bury(struct box *box, int status)
+{
+	if (box->state == STARTING)
+		hear_ready(box);
+	if (box->state == LIVE)
+		printf("exited\t%s\t%d\n", box->id, status);
+	else
+		printf("error\t%s\t%s\n", box->id, box->error ? box->error : "it ended at once");
+	box->pid = 0;
+	if (box->state == LIVE && box->scratch >= 0)
+		box->state = ENDED; /* its files may still be wanted */
+	else
+		drop_box(box);
+}
+
+static void reap(void)
+{
+	int status;
+	for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+		for (int i = 0; i < box_count; i++)
+			if (boxes[i].pid == pid) {
+				bury(&boxes[i], status);
+				break;
+			}
+}
+
+static void kill_one(const char *id)
+{
+	struct box *box = find_box(id);
+	if (box && box->pid)
+		kill(box->pid, SIGKILL);
+}
+
+static void forget(const char *id)
+{
+	struct box *box = find_box(id);
+	if (box && box->state == ENDED)
+		drop_box(box);
+}
+
+static void obey(char *line)
+{
+	char *rest = line, *verb = strsep(&rest, "\t");
+	if (!strcmp(verb, "create") && rest)
+		create(rest);
+	else if (!strcmp(verb, "kill") && rest)
+		kill_one(rest);
+	else if (!strcmp(verb, "forget") && rest)
+		forget(rest);
+	else
+		printf("error\t-\tunknown request '%s'\n", verb);
+}
+
+/* Returns false at the end of stdin. */
+static bool read_requests(void)
+{
+	static char buffer[LINE_BYTES];
+	static size_t used;
+	ssize_t length = read(STDIN_FILENO, buffer + used, sizeof buffer - used);
+	if (length <= 0)
+		return length < 0 && errno == EINTR;
+	used += (size_t)length;
+	char *line = buffer, *end;
+	while ((end = memchr(line, '\n', used - (size_t)(line - buffer)))) {
+		*end = 0;
+		obey(line);
+		line = end + 1;
+	}
+	used -= (size_t)(line - buffer);
+	memmove(buffer, line, used);
+	return used < sizeof buffer;
+}
+
+/* ---------------------------------------------------------------- the launcher's own life */
+
+static int seal_binary(void)
+{
+	struct stat about;
+	int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	self.binary = memfd_create("rollout-init", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (from < 0 || self.binary < 0 || fstat(from, &about) || fchmod(self.binary, 0555) ||
+	    sendfile(self.binary, from, NULL, (size_t)about.st_size) != about.st_size ||
+	    fcntl(self.binary, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE))
+		return failed("make a sealed copy of the program");
+	close(from);
+	return 0;
+}
+
+static int open_self(void)
+{
+	struct rlimit files;
+	if (!getrlimit(RLIMIT_NOFILE, &files)) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	self.self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	return self.self < 0 ? failed("open a pidfd") : seal_binary();
+}
+
+static int open_signals(void)
+{
+	sigset_t child;
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	return signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static void serve(int signals, int parent)
+{
+	struct pollfd fds[3 + STARTING_AT_ONCE];
+	struct signalfd_siginfo info;
+	for (;;) {
+		int count = 3;
+		/* Left out of the poll while enough are being made: the pipe holds the rest. */
+		fds[0] = (struct pollfd){starting < STARTING_AT_ONCE ? STDIN_FILENO : -1, POLLIN, 0};
+		fds[1] = (struct pollfd){signals, POLLIN, 0};
+		fds[2] = (struct pollfd){parent, POLLIN, 0};
+		for (int i = 0; i < box_count && count < 3 + STARTING_AT_ONCE; i++)
+			if (boxes[i].state == STARTING)
+				fds[count++] = (struct pollfd){boxes[i].ready, POLLIN, 0};
+		if (poll(fds, (nfds_t)count, -1) < 0)
+			continue;
+		for (int i = 0; i < box_count; i++)
+			if (boxes[i].state == STARTING)
+				hear_ready(&boxes[i]);
+		if (fds[1].revents && read(signals, &info, sizeof info) > 0)
+			reap();
+		if (fds[2].revents || (fds[0].revents && !read_requests()))
+			return;
+		fflush(stdout);
+	}
+}
+
+static void end_all(int signals)
+{
+	struct pollfd child = {signals, POLLIN, 0};
+	struct signalfd_siginfo info;
+	for (int i = 0; i < box_count; i++)
+		if (boxes[i].pid)
+			kill(boxes[i].pid, SIGKILL);
+	for (;;) {
+		pid_t pid = waitpid(-1, NULL, WNOHANG);
+		if (pid < 0)
+			return;
+		if (pid == 0 && poll(&child, 1, END_WAIT_MS) <= 0)
+			return;
+		if (pid == 0 && read(signals, &info, sizeof info) < 0)
+			continue;
+	}
+}
+
+int launch_main(int argc, char **argv)
+{
+	static char out[1 << 16];
+	setvbuf(stdout, out, _IOFBF, sizeof out);
+	int parent = (int)syscall(SYS_pidfd_open, getppid(), 0);
+	int signals = open_signals();
+	errno = 0;
+	if (argc < 3 || chdir(argv[2]))
+		failed("usage: rollout-box launch OWNER_FOLDER [PATH TO KEEP MOUNTED]...");
+	else if (parent < 0 || signals < 0)
+		failed("open a pidfd and a signalfd");
+	else if (!open_self() && !build_filter() && !prepare_mounts(argc - 2, argv + 2)) {
+		printf("ready\n");
+		fflush(stdout);
+		serve(signals, parent);
+		end_all(signals);
+		return 0;
+	}
+	printf("error\t-\t%s\n", trouble);
+	fflush(stdout);
+	return 1;
+}

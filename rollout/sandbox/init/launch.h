@@ -1,0 +1,94 @@
+/* The launcher: makes sandboxes on request and reports their ends.
+ *
+ * Functions return 0, or -1 after having put into words what failed (see failed()). */
+#ifndef ROLLOUT_LAUNCH_H
+#define ROLLOUT_LAUNCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define MAX_LAYERS 128
+#define MAX_JOINS 8
+#define MAX_WRITES 16
+#define RANGE 65536u
+
+/* A read-only folder below a file system, and the first host uid of the range that owns it. */
+struct layer {
+	uint32_t owner;
+	const char *path;
+	int map; /* user namespace that maps owner's range onto the sandbox's; -1: the same range */
+};
+
+/* Layers of one overlay, topmost first. */
+struct stack {
+	int count;
+	struct layer at[MAX_LAYERS];
+};
+
+/* One line of `create`; all strings point into that line. */
+struct request {
+	const char *id;
+	uint32_t uids; /* first host uid of the sandbox's own range */
+	int userns;
+	struct stack root, usr;
+	unsigned long long scratch_bytes; /* 0: a folder on disk, else a tmpfs of this size */
+	int scratch;                      /* its mount, or -1 */
+	const char *cgroup;               /* v2 directory */
+	int cgroup_fd;
+	const char *joins[MAX_JOINS]; /* v1 directories */
+	int join_count;
+	char *writes[MAX_WRITES]; /* `file=value`, done once the directories exist */
+	int write_count;
+	bool sudo;
+};
+
+/* What every sandbox needs of the launcher, open since its start. */
+struct launcher {
+	int binary; /* sealed copy of this program */
+	int self;   /* pidfd: readable once the launcher has ended */
+};
+
+int launch_main(int argc, char **argv);
+
+/* trouble.c: the one place for error texts; errno's own text is appended unless errno is 0. */
+extern char trouble[512];
+int failed(const char *format, ...) __attribute__((format(printf, 1, 2)));
+int write_text(const char *path, const char *text);
+
+int parse_create(char *line, struct request *r);
+
+/* ids.c */
+int map_ids(uint32_t from, uint32_t onto);
+int enter_userns(int userns);
+int limit_userns(void);
+
+/* cgroup.c */
+int make_cgroups(struct request *r);
+int join_cgroups(const struct request *r);
+
+/* mounts.c */
+int prepare_mounts(int keep_count, char **keep);
+int open_scratch(struct request *r);
+int make_scratch(const struct request *r);
+int mount_all(const struct request *r);
+int pivot(void);
+
+/* net.c */
+int raise_loopback(void);
+int open_ports(void);
+
+/* confine.c */
+int set_limits(void);
+int drop_privileges(bool sudo);
+int die_with(int launcher_pidfd);
+
+/* seccomp.c */
+int build_filter(void);
+int install_filter(void);
+
+/* sandbox.c */
+_Noreturn void become_sandbox(const struct request *r, const struct launcher *l, int ready);
+
+#endif

@@ -1,0 +1,305 @@
+/* The file system of a sandbox, made while still root of the host.
+ *
+ * The launcher works in its owner's folder and in a mount namespace of its own:
+ *
+ *   mnt/       a tmpfs only the launcher and its sandboxes see, with the mount points below
+ *     m        the new root          l0 l1 …  id-mapped layers of /
+ *     dev      the shared /dev       k0 k1 …  id-mapped layers of /usr
+ *     s        a tmpfs for scratch, where one is asked for
+ *   b/<id>/    c, the init's socket, and scratch on disk: u, w (of /), U, W (of /usr)
+ *
+ * Every sandbox has its own mount namespace, so the same mount points serve all of them. Names are
+ * relative: short enough for 4 KiB of options, and they tell the sandbox nothing of the host. */
+#define _GNU_SOURCE
+#include "launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+/* Spelt here because libcs differ in what they declare. */
+#define TREE_CLONE 1
+#define TREE_CLOEXEC O_CLOEXEC
+#define MOVE_FROM_FD 0x4
+#define ATTR_IDMAP 0x00100000
+#define FS_CLOEXEC 1
+#define FS_SET_STRING 1
+#define FS_CREATE 6
+#define FSMOUNT_FLAGS_CLOEXEC 1
+#define TMPFS_INODE_BYTES 16384
+
+struct attributes {
+	uint64_t set, clear, propagation, userns;
+};
+
+/* ---------------------------------------------------------------- once, in the launcher */
+
+static bool is_needed(const char *mount_point, int keep_count, char **keep)
+{
+	size_t length = strlen(mount_point);
+	if (!strcmp(mount_point, "/") || !strcmp(mount_point, "/proc"))
+		return true;
+	for (int i = 0; i < keep_count; i++)
+		if (!strncmp(keep[i], mount_point, length) && (!keep[i][length] || keep[i][length] == '/'))
+			return true;
+	return false;
+}
+
+/* In mountinfo a blank, a tab, a newline and a backslash are three octal digits. */
+static void unescape(char *text)
+{
+	char *to = text;
+	for (char *from = text; *from; to++)
+		if (*from == '\\' && strlen(from) >= 4) {
+			char digits[4] = {from[1], from[2], from[3], 0};
+			*to = (char)strtol(digits, NULL, 8);
+			from += 4;
+		} else {
+			*to = *from++;
+		}
+	*to = 0;
+}
+
+/* Each clone copies the whole mount table, so a short one makes every sandbox cheaper. */
+static int trim_mounts(int keep_count, char **keep)
+{
+	FILE *table = fopen("/proc/self/mountinfo", "re");
+	char *line = NULL, *point = NULL;
+	size_t room = 0;
+	if (!table)
+		return failed("open /proc/self/mountinfo");
+	while (getline(&line, &room, table) > 0) {
+		if (sscanf(line, "%*d %*d %*s %*s %ms", &point) != 1)
+			continue;
+		unescape(point);
+		if (!is_needed(point, keep_count, keep))
+			umount2(point, MNT_DETACH); /* fails below one that is gone already */
+		free(point);
+	}
+	free(line);
+	fclose(table);
+	return 0;
+}
+
+static int make_mount_points(void)
+{
+	char name[32];
+	if (mkdir("mnt", 0700) && errno != EEXIST)
+		return failed("make the folder mnt");
+	if (mount("rollout", "mnt", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0700"))
+		return failed("mount a tmpfs");
+	if (mkdir("mnt/m", 0755) || mkdir("mnt/s", 0755) || mkdir("mnt/dev", 0755))
+		return failed("make a mount point");
+	for (int i = 0; i < MAX_LAYERS; i++)
+		for (const char *kind = "lk"; *kind; kind++) {
+			snprintf(name, sizeof name, "mnt/%c%d", *kind, i);
+			if (mkdir(name, 0755))
+				return failed("make the mount point %s", name);
+		}
+	return 0;
+}
+
+static int make_node(const char *path, unsigned major, unsigned minor)
+{
+	if (mknod(path, S_IFCHR | 0666, makedev(major, minor)) || chmod(path, 0666))
+		return failed("make %s", path);
+	return 0;
+}
+
+/* One read-only /dev for all: a file system of its own for each would cost memory and time. */
+static int make_dev(void)
+{
+	if (mount("dev", "mnt/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755"))
+		return failed("mount a tmpfs for /dev");
+	if (make_node("mnt/dev/null", 1, 3) || make_node("mnt/dev/zero", 1, 5) ||
+	    make_node("mnt/dev/full", 1, 7) || make_node("mnt/dev/random", 1, 8) ||
+	    make_node("mnt/dev/urandom", 1, 9) || make_node("mnt/dev/tty", 5, 0))
+		return -1;
+	if (symlink("/proc/self/fd", "mnt/dev/fd") || symlink("fd/0", "mnt/dev/stdin") ||
+	    symlink("fd/1", "mnt/dev/stdout") || symlink("fd/2", "mnt/dev/stderr") ||
+	    symlink("pts/ptmx", "mnt/dev/ptmx"))
+		return failed("make a link in /dev");
+	if (mkdir("mnt/dev/pts", 0755) || mkdir("mnt/dev/shm", 01777))
+		return failed("make a mount point in /dev");
+	if (mount(NULL, "mnt/dev", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL))
+		return failed("make /dev read-only");
+	return 0;
+}
+
+int prepare_mounts(int keep_count, char **keep)
+{
+	umask(0);
+	if (unshare(CLONE_NEWNS))
+		return failed("make a mount namespace");
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		return failed("make mounts private");
+	return trim_mounts(keep_count, keep) || make_mount_points() || make_dev() ? -1 : 0;
+}
+
+/* A tmpfs that no mount table of the host shows; through its descriptor the host still reaches it.
+ * Inodes are limited too, since their memory is the kernel's. */
+int open_scratch(struct request *r)
+{
+	char bytes[32], inodes[32];
+	if (!r->scratch_bytes)
+		return 0;
+	snprintf(bytes, sizeof bytes, "%llu", r->scratch_bytes);
+	snprintf(inodes, sizeof inodes, "%llu", 1024 + r->scratch_bytes / TMPFS_INODE_BYTES);
+	int fs = (int)syscall(SYS_fsopen, "tmpfs", FS_CLOEXEC);
+	if (fs < 0 || syscall(SYS_fsconfig, fs, FS_SET_STRING, "size", bytes, 0) ||
+	    syscall(SYS_fsconfig, fs, FS_SET_STRING, "nr_inodes", inodes, 0) ||
+	    syscall(SYS_fsconfig, fs, FS_SET_STRING, "mode", "0700", 0) ||
+	    syscall(SYS_fsconfig, fs, FS_CREATE, NULL, NULL, 0) ||
+	    (r->scratch = (int)syscall(SYS_fsmount, fs, FSMOUNT_FLAGS_CLOEXEC, 0)) < 0)
+		failed("make a tmpfs of %s bytes", bytes);
+	if (fs >= 0)
+		close(fs);
+	return r->scratch < 0 ? -1 : 0;
+}
+
+/* ---------------------------------------------------------------- for each, in its child */
+
+static int make_folder(const char *at, const char *name, mode_t mode, uint32_t owner)
+{
+	char path[128];
+	snprintf(path, sizeof path, "%s/%s", at, name);
+	if (mkdir(path, mode) || (owner && chown(path, owner, owner)))
+		return failed("make the scratch folder %s", path);
+	return 0;
+}
+
+static const char *scratch_folder(const struct request *r, char *room, size_t size)
+{
+	if (r->scratch >= 0)
+		return "mnt/s";
+	snprintf(room, size, "b/%s", r->id);
+	return room;
+}
+
+/* A folder of the new root below the one that /dev will cover: no file system of its own, and the
+ * mount table shows no path of the host. Opaque, so that a fork does not find its parent's. */
+static int make_shm(const char *at, uint32_t owner)
+{
+	char path[128];
+	if (make_folder(at, "u/dev", 0755, owner) || make_folder(at, "u/dev/shm", 01777, owner))
+		return -1;
+	snprintf(path, sizeof path, "%s/u/dev/shm", at);
+	if (setxattr(path, "trusted.overlay.opaque", "y", 1, 0))
+		return failed("make %s opaque", path);
+	return 0;
+}
+
+/* Upper folders belong to the sandbox's root; work folders to the host's, who writes there. */
+int make_scratch(const struct request *r)
+{
+	char room[96];
+	const char *at = scratch_folder(r, room, sizeof room);
+	if (make_folder("b", r->id, 0700, 0))
+		return -1;
+	if (r->scratch >= 0 && syscall(SYS_move_mount, r->scratch, "", AT_FDCWD, at, MOVE_FROM_FD))
+		return failed("mount the tmpfs for scratch");
+	if (make_folder(at, "u", 0755, r->uids) || make_folder(at, "w", 0700, 0) ||
+	    make_shm(at, r->uids))
+		return -1;
+	if (r->usr.count && (make_folder(at, "U", 0755, r->uids) || make_folder(at, "W", 0700, 0)))
+		return -1;
+	return 0;
+}
+
+/* A private view of a layer in which its owner's ids are the sandbox's. */
+static int attach_layer(const struct layer *layer, const char *at)
+{
+	int tree = (int)syscall(SYS_open_tree, AT_FDCWD, layer->path, TREE_CLONE | TREE_CLOEXEC);
+	if (tree < 0)
+		return failed("open layer %s", layer->path);
+	if (layer->map >= 0) {
+		struct attributes map = {.set = ATTR_IDMAP, .userns = (uint64_t)layer->map};
+		if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &map, sizeof map))
+			return failed("map the ids of %s (its file system must support id-mapped "
+				      "mounts: ext4, xfs, btrfs, or tmpfs of kernel 6.3)",
+				      layer->path);
+	}
+	if (syscall(SYS_move_mount, tree, "", AT_FDCWD, at, MOVE_FROM_FD))
+		return failed("attach layer %s", layer->path);
+	close(tree);
+	return 0;
+}
+
+static int mount_overlay(const struct request *r, const struct stack *stack, char kind,
+			 const char *upper, const char *work, const char *at)
+{
+	char options[4096], point[32], room[96];
+	const char *scratch = scratch_folder(r, room, sizeof room);
+	size_t used = (size_t)snprintf(options, sizeof options, "lowerdir=");
+	for (int i = 0; i < stack->count; i++) {
+		snprintf(point, sizeof point, "mnt/%c%d", kind, i);
+		if (attach_layer(&stack->at[i], point))
+			return -1;
+		used += (size_t)snprintf(options + used, sizeof options - used, "%s%s",
+					 i ? ":" : "", point);
+	}
+	/* volatile: without it, every destroy would write out the whole file system below. */
+	snprintf(options + used, sizeof options - used,
+		 ",upperdir=%s/%s,workdir=%s/%s,volatile,redirect_dir=on,metacopy=off,index=off",
+		 scratch, upper, scratch, work);
+	if (mount("overlay", at, "overlay", MS_NODEV, options))
+		return failed("mount an overlay on %s (%s)", at, options);
+	return 0;
+}
+
+static int mount_dev(void)
+{
+	int shm = (int)syscall(SYS_open_tree, AT_FDCWD, "dev/shm", TREE_CLONE | TREE_CLOEXEC);
+	if (shm < 0)
+		return failed("open /dev/shm");
+	if (mount("../dev", "dev", NULL, MS_BIND, NULL))
+		return failed("mount /dev");
+	if (syscall(SYS_move_mount, shm, "", AT_FDCWD, "dev/shm", MOVE_FROM_FD) ||
+	    mount(NULL, "dev/shm", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV, NULL))
+		return failed("mount /dev/shm");
+	close(shm);
+	return 0;
+}
+
+static int mount_kernel(const struct request *r)
+{
+	char options[96];
+	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
+		return failed("mount /proc");
+	if (mount_dev())
+		return -1;
+	snprintf(options, sizeof options, "newinstance,ptmxmode=0666,mode=0620,gid=%u", r->uids + 5);
+	if (mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options))
+		return failed("mount /dev/pts");
+	return 0;
+}
+
+/* Leaves the caller in the new root, which is not yet `/`. */
+int mount_all(const struct request *r)
+{
+	if (mount_overlay(r, &r->root, 'l', "u", "w", "mnt/m"))
+		return -1;
+	if (r->usr.count && mount_overlay(r, &r->usr, 'k', "U", "W", "mnt/m/usr"))
+		return -1;
+	if (chdir("mnt/m"))
+		return failed("enter the new root");
+	return mount_kernel(r);
+}
+
+int pivot(void)
+{
+	if (syscall(SYS_pivot_root, ".", "."))
+		return failed("make the new root the root");
+	if (umount2(".", MNT_DETACH) || chdir("/"))
+		return failed("leave the host's file system");
+	return 0;
+}

@@ -1,0 +1,186 @@
+"""The asyncio side of the launcher: one process, a line each way for each request.
+
+The protocol is told in init/launch.c. When the launcher dies, so do all its sandboxes.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rollout.errors import SandboxError, SandboxLost
+from rollout.sandbox.init.build import binary
+
+START_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 15.0
+LINE_LIMIT_BYTES = 1 << 16
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """A sandbox whose init is up."""
+
+    pid: int
+    """Of its init, as the host sees it."""
+    scratch: Path | None
+    """Where the host finds its tmpfs, if it has one."""
+    ended: "asyncio.Future[int | None]"
+    """Its wait status; None if the launcher died and took it along."""
+
+
+class Launcher:
+    """One launcher process that works in `folder` (see init/mounts.c for what stands there)."""
+
+    def __init__(self, folder: Path, keep_mounted: Sequence[Path]) -> None:
+        self._folder = folder
+        self._keep_mounted = keep_mounted
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._creating: dict[str, asyncio.Future[tuple[int, int]]] = {}
+        self._living: dict[str, asyncio.Future[int | None]] = {}
+
+    @property
+    def alive(self) -> bool:
+        return self._reader is not None and not self._reader.done()
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise SandboxError("the launcher was not started")
+        return self._process.pid
+
+    async def start(self) -> None:
+        """SandboxError with what the launcher could not do."""
+        program = await asyncio.to_thread(binary)
+        # A session of its own: ^C is for this process, which then ends its sandboxes in order.
+        self._process = await asyncio.create_subprocess_exec(
+            program,
+            "launch",
+            self._folder,
+            *self._keep_mounted,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            limit=LINE_LIMIT_BYTES,
+            env={},
+        )
+        first = await self._first_line(self._process)
+        if first != "ready":
+            await self._end_process()
+            raise SandboxError(f"the launcher cannot start: {first.split(chr(9))[-1]}")
+        self._reader = asyncio.create_task(self._read_replies(self._process))
+
+    async def _first_line(self, process: asyncio.subprocess.Process) -> str:
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                line = await process.stdout.readline()
+        except TimeoutError:
+            return f"no answer within {START_TIMEOUT_S:g} s"
+        return line.decode().rstrip("\n") or "it ended at once"
+
+    async def create(self, sandbox: str, fields: Sequence[tuple[str, str]]) -> Launched:
+        """Returns once the init is up. On cancellation the sandbox may be there: `kill` it."""
+        request = "\t".join(("create", sandbox, *(f"{key}={value}" for key, value in fields)))
+        if "\n" in request or request.count("\t") != len(fields) + 1:
+            raise SandboxError(f"sandbox {sandbox}: a path holds a tab or a newline: {fields!r}")
+        created = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._creating[sandbox] = created
+        self._living[sandbox] = ended
+        self._send(request)
+        pid, scratch = await created
+        path = Path(f"/proc/{self.pid}/fd/{scratch}") if scratch >= 0 else None
+        return Launched(pid=pid, scratch=path, ended=ended)
+
+    async def kill(self, sandbox: str) -> None:
+        """Returns once its init and all below it are gone; fine if they are already."""
+        ended = self._living.get(sandbox)
+        if ended is None:
+            return
+        self._send(f"kill\t{sandbox}")
+        async with asyncio.timeout(END_TIMEOUT_S):
+            await asyncio.shield(ended)
+
+    def forget(self, sandbox: str) -> None:
+        """Let the scratch of an ended sandbox go."""
+        if self.alive:
+            self._send(f"forget\t{sandbox}")
+
+    async def close(self) -> None:
+        """End the launcher and all its sandboxes; idempotent."""
+        if self._process is None:
+            return
+        await self._end_process()
+        if self._reader is not None:
+            await self._reader
+        self._process = None
+
+    async def _end_process(self) -> None:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    def _send(self, line: str) -> None:
+        if not self.alive or self._process is None or self._process.stdin is None:
+            raise SandboxLost("the launcher has died, and all its sandboxes with it")
+        self._process.stdin.write(f"{line}\n".encode())
+
+    async def _read_replies(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        try:
+            while line := await process.stdout.readline():
+                self._hear(line.decode(errors="replace").rstrip("\n").split("\t"))
+        finally:
+            self._all_lost()
+
+    def _hear(self, reply: Sequence[str]) -> None:
+        match reply:
+            case ["ok", sandbox, pid, scratch]:
+                self._settle(self._creating.pop(sandbox), (int(pid), int(scratch)))
+            case ["exited", sandbox, status]:
+                self._settle(self._living.pop(sandbox), int(status))
+            case ["error", sandbox, text] if sandbox in self._creating:
+                created = self._creating.pop(sandbox)
+                self._settle(self._living.pop(sandbox), None)
+                if not created.done():
+                    created.set_exception(
+                        SandboxError(f"sandbox {sandbox} could not be made: {text}")
+                    )
+            case _:
+                log.warning("the launcher said %r, which is no reply to anything", reply)
+
+    @staticmethod
+    def _settle(future: "asyncio.Future[object]", value: object) -> None:
+        if not future.done():
+            future.set_result(value)
+
+    def _all_lost(self) -> None:
+        for sandbox, created in self._creating.items():
+            if not created.done():
+                created.set_exception(SandboxLost(f"sandbox {sandbox}: the launcher has died"))
+        for ended in self._living.values():
+            self._settle(ended, None)
+        self._creating.clear()
+        self._living.clear()
+
+
+def describe_status(status: int | None) -> str:
+    """How an init ended, in words."""
+    if status is None:
+        return "the launcher died and took it along"
+    if os.WIFSIGNALED(status):
+        return f"its init was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"its init ended with code {os.waitstatus_to_exitcode(status)}"

@@ -1,0 +1,117 @@
+"""Makes and ends sandboxes that live in this Python process."""
+
+import secrets
+
+from rollout.errors import BuildError, SandboxError
+from rollout.sandbox.base import Image, SandboxSpec
+from rollout.sandbox.memory.base_image import base_tree
+from rollout.sandbox.memory.files import FileSystem, Folder
+from rollout.sandbox.memory.sandbox import LIMITS, MemorySandbox
+from rollout.sandbox.steps import apply_steps, changes_files, image_settings
+from rollout.types import Blueprint
+
+BASES = frozenset({"host"})
+
+
+class MemoryEngine:
+    """All images are trees held here; they are gone with this object."""
+
+    def __init__(self) -> None:
+        self._owner = secrets.token_hex(4)
+        self._trees: dict[str, Folder] = {}
+        self._built: dict[str, Image] = {}
+        self._live: dict[str, MemorySandbox] = {}
+        self._made = 0
+        self._running = False
+
+    @property
+    def name(self) -> str:
+        return "memory"
+
+    @property
+    def limits(self) -> frozenset[str]:
+        return LIMITS
+
+    async def start(self) -> None:
+        self._running = True
+
+    async def build(self, blueprint: Blueprint) -> Image:
+        self._check_running()
+        image = self._built.get(blueprint.image_digest)
+        return image or await self._build(blueprint)
+
+    async def _build(self, blueprint: Blueprint) -> Image:
+        if blueprint.base not in BASES:
+            raise BuildError(
+                f"blueprint {blueprint.name!r}: the memory engine has no base {blueprint.base!r}; "
+                f"it has {', '.join(sorted(BASES))}"
+            )
+        env, workdir, user = image_settings(blueprint)
+        digest = blueprint.image_digest
+        root = base_tree()
+        if any(changes_files(step) for step in blueprint.steps):
+            root = await self._with_steps(root, blueprint)
+        image = Image(
+            engine=self.name, digest=digest, layers=(digest,), env=env, workdir=workdir, user=user
+        )
+        self._trees[digest] = root
+        return self._built.setdefault(digest, image)
+
+    async def _with_steps(self, root: Folder, blueprint: Blueprint) -> Folder:
+        bare = SandboxSpec(image=Image(engine=self.name, digest="build"))
+        sandbox = self._open(bare, root)
+        try:
+            await apply_steps(sandbox, blueprint)
+            return sandbox.copy_root()
+        finally:
+            await sandbox.close()
+
+    async def create(self, spec: SandboxSpec) -> MemorySandbox:
+        self._check_running()
+        tree = self._trees.get(spec.image.digest)
+        if spec.image.engine != self.name or tree is None:
+            raise SandboxError(
+                f"the memory engine {self._owner} does not hold image {spec.image.digest[:12]} of "
+                f"{spec.image.engine}: it was discarded or made by another engine; build it again"
+            )
+        return self._open(spec, FileSystem(tree).copy_root())
+
+    def _open(self, spec: SandboxSpec, root: Folder) -> MemorySandbox:
+        self._made += 1
+        sandbox_id = f"memory-{self._owner}-{self._made}"
+        sandbox = MemorySandbox(sandbox_id, spec, root, keep=self._keep, forget=self._forget)
+        self._live[sandbox_id] = sandbox
+        return sandbox
+
+    def _keep(self, root: Folder, parent: Image) -> Image:
+        """An image on a tree that a sandbox left; it starts processes as its parent does."""
+        digest = secrets.token_hex(32)
+        self._trees[digest] = root
+        return Image(
+            engine=self.name,
+            digest=digest,
+            layers=(digest,),
+            env=parent.env,
+            workdir=parent.workdir,
+            user=parent.user,
+        )
+
+    def _forget(self, sandbox: MemorySandbox) -> None:
+        self._live.pop(sandbox.id, None)
+
+    async def discard(self, image: Image) -> None:
+        if image.digest not in self._built:
+            self._trees.pop(image.digest, None)
+
+    async def close(self) -> None:
+        self._running = False
+        for sandbox in list(self._live.values()):
+            await sandbox.close()
+        self._trees.clear()
+        self._built.clear()
+
+    def _check_running(self) -> None:
+        if not self._running:
+            raise SandboxError(
+                f"the memory engine {self._owner} is not running: start() it, and not after close()"
+            )

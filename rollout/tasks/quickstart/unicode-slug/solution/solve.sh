@@ -1,0 +1,3 @@
+#!/bin/sh
+set -e
+cp /solution/slug.py /app/slug.py

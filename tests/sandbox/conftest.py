@@ -1,0 +1,116 @@
+"""Engines for the contract suite, and the proof that each leaves nothing behind."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rollout.config import EngineConf
+from rollout.sandbox.base import Engine, Sandbox
+from rollout.sandbox.memory import MemoryEngine
+from rollout.sandbox.native import NativeEngine
+from tests.census import census
+from tests.sandbox.harness import Bench, Sh, shell_in, until_empty
+
+SLOTS = 64
+UIDS_EACH = 65_536
+
+
+@pytest.fixture(params=["memory", pytest.param("native", marks=pytest.mark.native)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every test below this runs once for each engine; tests/conftest.py says when one is left."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+async def engine(kind: str, tmp_path: Path) -> AsyncIterator[Engine]:
+    async with running(kind, tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def running(kind: str, root_dir: Path, scratch: str = "disk") -> AsyncIterator[Engine]:
+    """A started engine; once closed, nothing of it may be left."""
+    tasks = asyncio.all_tasks()
+    async with AsyncExitStack() as ending:
+        made = make_engine(kind, root_dir, scratch)
+        ending.push_async_callback(made.close)
+        await made.start()
+        owners = {path.name for path in root_dir.glob("owners/*")}
+        yield made
+    await until_empty(lambda: asyncio.all_tasks() - tasks - own_task(), "tasks left behind")
+    if kind == "native":
+        await until_empty(lambda: left_behind(root_dir, owners), "left behind")
+
+
+def make_engine(kind: str, root_dir: Path, scratch: str) -> Engine:
+    if kind == "memory":
+        return MemoryEngine()
+    return NativeEngine(
+        EngineConf(
+            kind=kind,
+            root_dir=str(root_dir),
+            uid_base=uid_base(),
+            max_slots=SLOTS,
+            scratch=scratch,
+        )
+    )
+
+
+def own_task() -> set[asyncio.Task[object] | None]:
+    """A fixture ends in another task than it began in."""
+    return {asyncio.current_task()}
+
+
+def uid_base() -> int:
+    """A uid range for this test process alone, so that its sandboxes can be told from others."""
+    return 1_000_000_000 + os.getpid() % 500 * SLOTS * UIDS_EACH
+
+
+def left_behind(root_dir: Path, owners: set[str]) -> list[str]:
+    """What a closed engine must not leave: processes, mounts, control groups, its folder."""
+    found = [f"process {p.pid} {p.name()}" for p in psutil.process_iter() if _ours(p)]
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    found += [f"mount {line}" for line in mounts if str(root_dir) in line]
+    groups = census(str(root_dir))["cgroups"]
+    found += [group for group in groups if owners & set(Path(group).parts)]
+    found += [f"folder {path}" for path in root_dir.glob("owners/*")]
+    return found
+
+
+def _ours(process: psutil.Process) -> bool:
+    """In our range of uids, or a child of this process that is not Python."""
+    try:
+        uid = process.uids().real
+        launcher = process.ppid() == os.getpid() and process.name().startswith("rollout-box")
+    except psutil.NoSuchProcess:
+        return False
+    return launcher or uid_base() <= uid < uid_base() + SLOTS * UIDS_EACH
+
+
+@pytest.fixture
+async def bench(engine: Engine) -> AsyncIterator[Bench]:
+    async with AsyncExitStack() as ending:
+        yield Bench(engine, ending)
+
+
+@pytest.fixture
+async def small_disks(kind: str, tmp_path: Path) -> AsyncIterator[Bench]:
+    """Of an engine set up so that it can limit disk on any kernel."""
+    async with running(kind, tmp_path, scratch="tmpfs") as engine, AsyncExitStack() as ending:
+        yield Bench(engine, ending)
+
+
+@pytest.fixture
+async def box(bench: Bench) -> Sandbox:
+    return await bench.sandbox()
+
+
+@pytest.fixture
+def sh(box: Sandbox) -> Sh:
+    return shell_in(box)
