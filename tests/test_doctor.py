@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 
 from rollout.doctor import kernel, limits
 from rollout.doctor.base import Level, Wishes, fail, ok, warn
-from rollout.doctor.examine import can_run
+from rollout.doctor.examine import all_well, engine_can_run
 
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
@@ -48,8 +50,11 @@ def doctor(
     )
     assert done.stderr == ""
     answer = json.loads(done.stdout)
-    assert answer["native"] == (done.returncode == 0)
-    return done.returncode, {finding["name"]: finding for finding in answer["findings"]}
+    findings = {finding["name"]: finding for finding in answer["findings"]}
+    in_the_way = {name for name, finding in findings.items() if finding["level"] == "fail"}
+    assert done.returncode == bool(in_the_way)
+    assert answer["native"] == (not in_the_way - {"store", "Ray cluster"})
+    return done.returncode, findings
 
 
 def levels(findings: dict[str, dict[str, str]]) -> dict[str, str]:
@@ -257,8 +262,70 @@ def test_a_trial_that_does_not_exist_is_a_failed_trial() -> None:
 
 def test_only_a_failure_stands_in_the_way() -> None:
     findings = [ok("a", "fine"), warn("b", "less", "more")]
-    assert can_run(findings)
-    assert not can_run([*findings, fail("c", "gone", "buy one")])
+    assert all_well(findings)
+    findings.append(fail("store", "gone", "buy one"))
+    assert not all_well(findings)
+    assert engine_can_run(findings)
+    assert not engine_can_run([*findings, fail("seccomp", "gone", "buy one")])
+
+
+CLUSTER = """
+import ray, sys
+context = ray.init(resources=json.loads(sys.argv[1]), num_cpus=1, include_dashboard=False,
+    object_store_memory=80 << 20, _temp_dir=sys.argv[2], _node_ip_address="127.0.0.1")
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+ray.shutdown()
+"""
+
+
+@contextlib.contextmanager
+def cluster(resources: dict[str, float], **settings: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray of its own; its address, and the environment that lets one in."""
+    env = {
+        "PATH": os.environ["PATH"],
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **settings,
+    }
+    with tempfile.TemporaryDirectory(prefix="rd-", dir="/tmp") as folder:
+        started = subprocess.Popen(
+            [sys.executable, "-c", "import json" + CLUSTER, json.dumps(resources), folder],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            assert started.stdout is not None
+            yield started.stdout.readline().strip(), env
+        finally:
+            started.communicate(timeout=60)
+
+
+@pytest.mark.ray
+def test_a_cluster_is_asked_for_its_sandbox_hosts_and_its_memory_monitor() -> None:
+    with cluster({"sandbox_host": 1}) as (address, env):
+        _, found = doctor("--ray-address", address, env=env)
+    assert "1 nodes may hold sandboxes" in found["Ray cluster"]["seen"]
+    assert found["Ray's memory monitor"]["level"] == "warn"
+    assert "RAY_memory_monitor_refresh_ms=0" in found["Ray's memory monitor"]["change"]
+
+
+@pytest.mark.ray
+def test_a_cluster_without_sandbox_hosts_fails() -> None:
+    with cluster({}) as (address, env):
+        code, found = doctor("--ray-address", address, env=env)
+    assert code == 1
+    assert "has no node that may hold sandboxes" in found["Ray cluster"]["seen"]
+
+
+def test_a_cluster_that_is_not_there_fails() -> None:
+    code, found = doctor("--ray-address", "127.0.0.1:1")
+    assert code == 1
+    assert "nothing answers at 127.0.0.1:1" in found["Ray cluster"]["seen"]
 
 
 def test_people_get_lines_with_what_to_change(tmp_path: Path) -> None:

@@ -6,29 +6,33 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from rollout.doctor.base import Wishes
-from rollout.doctor.examine import can_run, examine
+from rollout.doctor.base import Finding, Wishes
+from rollout.doctor.examine import all_well, engine_can_run, examine
 from rollout.report.checkup import checkup
 from rollout.report.render import show, text
 
 
 def main(argv: Sequence[str]) -> int:
-    """0 when the native engine can run and everything asked for works, else 1."""
+    """0 when the native engine can run and all that was asked for works, else 1."""
     options = _parser().parse_args(argv)
     findings = list(examine(_wishes(options)))
-    runs = can_run(findings)
     if options.json:
-        answer = {"native": runs, "findings": [asdict(finding) for finding in findings]}
+        answer = {
+            "native": engine_can_run(findings),
+            "findings": [asdict(finding) for finding in findings],
+        }
         show(sys.stdout, text(json.dumps(answer, indent=1)), wrap=False)
     else:
-        show(sys.stdout, checkup(findings), _verdict(runs))
-    return 0 if runs else 1
+        show(sys.stdout, checkup(findings), _verdict(findings))
+    return 0 if all_well(findings) else 1
 
 
-def _verdict(runs: bool) -> str:
-    if runs:
-        return "the native engine can run here"
-    return "the native engine cannot run here yet: mend what says `fail`"
+def _verdict(findings: Sequence[Finding]) -> str:
+    if not engine_can_run(findings):
+        return "the native engine cannot run here yet: mend what says `fail`"
+    if not all_well(findings):
+        return "the native engine can run here; mend what else says `fail`"
+    return "the native engine can run here"
 
 
 def _wishes(options: argparse.Namespace) -> Wishes:

@@ -1,6 +1,6 @@
 """All checks in the order in which one depends on another."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rollout.doctor import cgroups, kernel, limits, software
 from rollout.doctor.base import Finding, Level, Wishes, fail
@@ -11,6 +11,10 @@ CHECKS: tuple[Callable[[Wishes], Iterator[Finding]], ...] = (
     limits.check,
     software.check,
 )
+
+
+ASKED_FOR = ("store", "Ray cluster")
+"""Findings about places named by options; no sandbox needs them."""
 
 
 def examine(wishes: Wishes) -> Iterator[Finding]:
@@ -24,6 +28,11 @@ def examine(wishes: Wishes) -> Iterator[Finding]:
             yield fail(area, f"{type(exc).__name__}: {exc}", "report this: no check foresaw it")
 
 
-def can_run(findings: list[Finding]) -> bool:
-    """Whether the native engine can run here and all that was asked for works."""
+def all_well(findings: Sequence[Finding]) -> bool:
+    """Whether nothing stands in the way, neither of the engine nor of what was asked for."""
     return all(finding.level is not Level.FAIL for finding in findings)
+
+
+def engine_can_run(findings: Sequence[Finding]) -> bool:
+    """Whether the native engine can run here, whatever else was asked for."""
+    return all_well([finding for finding in findings if finding.name not in ASKED_FOR])

@@ -159,6 +159,8 @@ async def test_output_past_the_limit_is_dropped_and_flagged(box: Box) -> None:
     none = await box.client.exec(["echo", "x"], output_limit_bytes=0)
     assert none.truncated
     assert none.stdout == b""
+    none = await box.client.exec(["no-such-program"], output_limit_bytes=3)
+    assert (none.exit_code, none.stderr, none.truncated) == (127, b"rol", True)
 
 
 async def test_timeout_kills_the_whole_group(box: Box) -> None:

@@ -139,7 +139,7 @@ static void kill_all_done(void)
 	}
 	for (struct conn *conn = box.conns; conn; conn = conn->next) {
 		if (conn->state == CONN_HELD)
-			conn_dispatch(conn);
+			dispatch(conn);
 	}
 }
 

@@ -3,13 +3,14 @@
  *
  *   init.c    the loop: accept, reap, deadlines, kill all
  *   conn.c    one connection: bytes in, frames out, its end
+ *   dispatch.c  a whole request: what it asks for
  *   proc.c    EXEC: a process, its start and its end
  *   output.c  its output to the host, or to nowhere
  *   input.c   its stdin, and what else the host tells it
  *   spawn.c   the step from init to that process
  *   user.c    names of users, from /etc/passwd and /etc/group
  *   op.c      file operations, each in a child of its own
- *   file.c, tree.c, remove.c   what those children do
+ *   file.c, pack.c, unpack.c, remove.c   what those children do
  *   port.c    LISTEN and CONNECT: sockets of the sandbox handed to the host
  *
  * One thread, one epoll. Nothing here waits for a client, a disk or a process.
@@ -95,7 +96,6 @@ void kill_all_start(struct conn *conn);
 /* conn.c */
 void conn_open(int fd);
 void conn_close(struct conn *conn);
-void conn_dispatch(struct conn *conn);
 void conn_wants(struct conn *conn, bool input);
 bool conn_reserve(struct conn *conn, size_t bytes);
 void conn_trim(struct conn *conn, size_t keep);
@@ -105,6 +105,9 @@ bool conn_unsent(const struct conn *conn);
 void conn_finish(struct conn *conn);
 void conn_error(struct conn *conn, int err, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* dispatch.c */
+void dispatch(struct conn *conn);
 
 /* A bounded walk over a body: sets `bad` instead of reading past the end. */
 struct body {

@@ -1,4 +1,4 @@
-/* File operations: what op.c gives file.c and tree.c. Each runs in a child and may wait and die. */
+/* File operations: what op.c gives to file.c, pack.c, unpack.c and remove.c. Each runs in a child and may wait and die. */
 #pragma once
 
 #include "init.h"
@@ -30,8 +30,10 @@ void write_content(int fd, const char *name, const char *bytes, size_t length);
 void make_folders(const char *path, const struct user *owner);
 void give(int fd, const char *name, const struct op *op, mode_t mode);
 
-/* tree.c */
+/* pack.c */
 _Noreturn void pack_tree(const struct op *op);
+
+/* unpack.c */
 _Noreturn void unpack_tree(const struct op *op);
 
 /* remove.c */

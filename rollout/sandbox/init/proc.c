@@ -156,7 +156,11 @@ static void tell_not_run(struct conn *conn, const struct spawn *spawn)
 
 	proc->exited = true;
 	proc->code = spawn->error == ENOENT || spawn->error == ENOTDIR ? 127 : 126;
-	if (conn_send(conn, proc->err.frame, text, (size_t)length))
+	if ((uint64_t)length > proc->err.limit_left) {
+		length = (int)proc->err.limit_left;
+		proc->err.truncated = true;
+	}
+	if (!length || conn_send(conn, proc->err.frame, text, (size_t)length))
 		tell_exit(conn);
 }
 

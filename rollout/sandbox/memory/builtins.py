@@ -177,12 +177,13 @@ async def _read_line(process: Process) -> tuple[str, bool]:
 
 
 def _split_line(line: str, separators: str, count: int) -> list[str]:
-    if not separators:
-        return [line] + [""] * (count - 1)
+    """The fields of a line for `count` names; the last one gets the rest as it stands."""
     blank = "".join(c for c in separators if c in " \t\n")
-    pieces = re.split(f"[{re.escape(separators)}]", line.strip(blank), maxsplit=count - 1)
-    if separators == blank:
-        pieces = re.split(f"[{re.escape(blank)}]+", line.strip(blank), maxsplit=count - 1)
+    line = line.strip(blank) if blank else line
+    if count == 1 or not separators:
+        return [line] + [""] * (count - 1)
+    many = "+" if separators == blank else ""
+    pieces = re.split(f"[{re.escape(separators)}]{many}", line, maxsplit=count - 1)
     return pieces + [""] * (count - len(pieces))
 
 

@@ -72,7 +72,11 @@ async def run(process: Process, argv: list[str], *, shell: str = "") -> int:
         await process.complain(reason, "sh")
         return 127 if missing else 126
     process.argv = argv
-    return await program(process, words)
+    try:
+        return await program(process, words)
+    except (IndexError, ValueError) as exc:
+        await process.complain(f"bad arguments {words[1:]}: {exc}")
+        return 2
 
 
 def _binary(process: Process, name: str) -> bool:

@@ -443,6 +443,9 @@ class Shell:
         except OSError as exc:
             await self.complain(f"{words[0]}: {describe(exc)}")
             return 1
+        except (IndexError, ValueError) as exc:
+            await self.complain(f"{words[0]}: bad arguments {words[1:]}: {exc}")
+            return 2
 
     async def external(
         self, words: list[str], assigned: Mapping[str, str], *, last: bool = False
