@@ -229,7 +229,9 @@ def test_rollouts_without_a_reward_exit_with_1_until_they_are_made_again(
     words = run_words(tasks, "retry.max_attempts=1", "retry.storm_share=1")
     first = cli(*words)
     assert first.code == 1, first
-    assert cli(*words).code == 1
+    again = cli(*words)
+    assert again.code == 1
+    assert "2 ended without a reward" in again.out
     dataset = rollout.open_dataset(str(tmp_path / "runs" / "small"))
     lost = {id_ for id_, (_, reward) in dataset.state.accepted.items() if reward is None}
     assert len(lost) == 2
@@ -248,7 +250,9 @@ def test_a_changed_agent_of_the_same_name_is_refused_with_the_difference(
     assert cli(*run_words(tasks, *script, "agent.script='echo bye > word.txt'")).code == 0
     said = cli(*run_words(tasks, *script, "agent.script='echo hi > word.txt'"))
     assert said.code == 2
-    assert "arm default" in said.err
+    assert (
+        "arm default: agent.script was 'echo bye > word.txt', is 'echo hi > word.txt'" in said.err
+    )
     assert "Traceback" not in said.err
 
 

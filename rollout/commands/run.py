@@ -7,16 +7,16 @@ ConfigError), 130 interrupted before the end.
 import asyncio
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from typing import Self
 
-from rollout import build, plan
+from rollout import build
 from rollout.build import Job
 from rollout.commands.preview import preview
 from rollout.compose import Composed
 from rollout.dataset.reader import open_dataset
-from rollout.dataset.state import RunState
 from rollout.executor.base import Executor
+from rollout.plan import Standing, stand
 from rollout.report.progress import LiveProgress
 from rollout.report.render import closing, show, text
 from rollout.report.summary import summarise
@@ -34,8 +34,7 @@ def run(composed: Composed) -> int:
     if not job.standing.missing and job.state.finished:
         return _already_finished(job)
     stopped = execute(job)
-    state = _show_closing(job)
-    standing = plan.stand(job.plan.specs, state)
+    standing = _show_closing(job)
     return INTERRUPTED if stopped and standing.missing else standing.exit_code
 
 
@@ -46,31 +45,25 @@ def execute(job: Job) -> bool:
 
 
 def _already_finished(job: Job) -> int:
-    code = job.standing.exit_code
-    words = [f"{job.conf.name} is finished: all {job.standing.total} rollouts are in its dataset."]
-    if code:
-        words.append(
-            f"{job.standing.unscored} have no reward; make them again with: "
-            f"python -m rollout retry {job.plan.run_uri}"
-        )
-    show(sys.stdout, text("\n".join(words)))
-    _show_closing(job)
-    return code
+    standing, name = job.standing, job.conf.name
+    show(sys.stdout, text(f"{name} is finished: all {standing.total} rollouts are in its dataset"))
+    return _show_closing(job).exit_code
 
 
 async def _drive(job: Job) -> bool:
     """Watch the executor to its end; whether it was asked to stop before."""
     executor = build.executor_of(job.conf)
-    with LiveProgress() as progress, _signals(executor, progress) as asked:
+    with LiveProgress() as progress, _Wishes(executor, progress) as wishes:
         for note in _opening(job):
             progress.note(note)
         async for look in executor.run(job.plan):
+            wishes.listen()
             if executor.dashboard_url:
-                progress.note(
-                    f"dashboard {executor.dashboard_url} {executor.dashboard_hint}".strip()
-                )
+                progress.note(f"dashboard {executor.dashboard_url} {executor.dashboard_hint}")
+            if look.paused:
+                progress.note(f"paused: {look.paused}")
             progress.update(look)
-    return bool(asked)
+    return wishes.told
 
 
 def _opening(job: Job) -> Iterator[str]:
@@ -79,40 +72,65 @@ def _opening(job: Job) -> Iterator[str]:
     yield f"{job.conf.name}: {standing.total} rollouts, {standing.done} there already"
 
 
-@contextmanager
-def _signals(executor: Executor, progress: LiveProgress) -> Iterator[list[str]]:
-    """First ^C drains, second stops; SIGTERM drains; a terminal that goes away changes nothing."""
-    loop = asyncio.get_running_loop()
-    asked: list[str] = []
+class _Wishes:
+    """First ^C drains, second stops, third is Python's own; SIGTERM drains.
 
-    def interrupt() -> None:
-        asked.append("interrupt")
-        if len(asked) == 1:
-            progress.note("draining: running rollouts finish and are committed; ^C again stops now")
-            executor.drain()
-        else:
-            progress.note("stopping now: what is not committed is done at the next start")
-            executor.stop()
-            loop.remove_signal_handler(signal.SIGINT)
+    A terminal that goes away changes nothing.
+    """
 
-    def terminate() -> None:
-        asked.append("terminate")
-        progress.note("draining after SIGTERM: running rollouts finish and are committed")
-        executor.drain()
+    def __init__(self, executor: Executor, progress: LiveProgress) -> None:
+        self.told = False
+        """Whether anybody asked for an early end."""
+        self._executor = executor
+        self._progress = progress
+        self._loop = asyncio.get_running_loop()
+        self._handlers: dict[int, Callable[[], None]] = {
+            signal.SIGINT: self._drain,
+            signal.SIGTERM: self._drain,
+            signal.SIGHUP: lambda: None,
+        }
 
-    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate, signal.SIGHUP: lambda: None}
-    for number, handler in handlers.items():
-        loop.add_signal_handler(number, handler)
-    try:
-        yield asked
-    finally:
-        for number in handlers:
-            loop.remove_signal_handler(number)
+    def listen(self) -> None:
+        """Again and again, since Ray puts a SIGTERM handler that aborts in place of ours."""
+        for number, handler in self._handlers.items():
+            self._loop.add_signal_handler(number, handler)
+
+    def _drain(self) -> None:
+        self.told = True
+        self._handlers[signal.SIGINT] = self._stop
+        self.listen()
+        self._progress.note("draining: what runs is finished and committed; ^C again stops now")
+        self._executor.drain()
+
+    def _stop(self) -> None:
+        del self._handlers[signal.SIGINT]
+        self._loop.remove_signal_handler(signal.SIGINT)
+        self._progress.note("stopping now: what is not committed is done at the next start")
+        self._executor.stop()
+
+    def __enter__(self) -> Self:
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._loop.remove_signal_handler(number)
 
 
-def _show_closing(job: Job) -> RunState:
-    store = job.conf.store
-    dataset = open_dataset(job.plan.run_uri, endpoint_url=store.endpoint_url, region=store.region)
-    planned = count_by(spec.arm for spec in job.plan.specs)
-    show(sys.stdout, closing(summarise(dataset, planned), job.plan.run_uri))
-    return dataset.state
+def _show_closing(job: Job) -> Standing:
+    """Read the dataset back, print what it says, and hold the plan against it."""
+    store, uri = job.conf.store, job.plan.run_uri
+    with open_dataset(uri, endpoint_url=store.endpoint_url, region=store.region) as dataset:
+        standing = stand(job.plan.specs, dataset.state)
+        planned = count_by(spec.arm for spec in job.plan.specs)
+        summary = summarise(dataset, planned)
+    show(sys.stdout, closing(summary, uri, list(_what_next(job, standing))))
+    return standing
+
+
+def _what_next(job: Job, standing: Standing) -> Iterator[str]:
+    if standing.missing:
+        yield f"{standing.missing} rollouts are still to do; the same command line does them"
+    if standing.unscored:
+        retry = f"python -m rollout retry {job.plan.run_uri}"
+        yield f"{standing.unscored} ended without a reward; to make them again: {retry}"

@@ -78,9 +78,13 @@ def _remove(path: Path) -> None:
 
 
 def _writing_below(path: Path) -> Iterator[int]:
-    """Processes whose standard output or error is a file in the folder: nobody's but its Ray's."""
+    """Processes that hold a file of the folder open for writing: nobody's but its Ray's."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            outputs = [str((process / "fd" / number).readlink()) for number in ("1", "2")]
-            if any(output.startswith(f"{path}/") for output in outputs):
+            if any(_writes(link, path) for link in (process / "fd").iterdir()):
                 yield int(process.name)
+
+
+def _writes(link: Path, path: Path) -> bool:
+    """The mode of a link in /proc/PID/fd tells how its file was opened."""
+    return str(link.readlink()).startswith(f"{path}/") and bool(link.lstat().st_mode & 0o200)

@@ -31,6 +31,10 @@ LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 FOLDERS = {
     "dev": 0o755,
     "etc": 0o755,
+    "etc/apt/apt.conf.d": 0o755,
+    "etc/apt/preferences.d": 0o755,
+    "etc/apt/sources.list.d": 0o755,
+    "etc/apt/trusted.gpg.d": 0o755,
     "home": 0o755,
     "home/user": 0o755,
     "media": 0o755,
@@ -85,6 +89,8 @@ users:x:100:
 user:x:1000:
 nogroup:x:65534:
 """
+SHADOW = "".join(f"{line.split(':')[0]}:*:19000:0:99999:7:::\n" for line in PASSWD.splitlines())
+"""Nobody has a password; without the file, su and sshd refuse everybody."""
 PROFILE = """export PATH="${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
 for file in /etc/profile.d/*.sh; do
   if [ -r "$file" ]; then . "$file"; fi
@@ -94,6 +100,10 @@ unset file
 WRITTEN = {
     "etc/passwd": PASSWD,
     "etc/group": GROUP,
+    "etc/shadow": "".join(
+        f"{line.split(':')[0]}:*:19000:0:99999:7:::\n" for line in PASSWD.splitlines()
+    ),
+    "etc/apt/sources.list": "",
     "etc/hostname": f"{HOSTNAME}\n",
     "etc/hosts": f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost\n",
     "etc/resolv.conf": "",
@@ -108,6 +118,7 @@ WRITTEN = {
     "var/lib/dpkg/lock": "",
     "var/lib/dpkg/lock-frontend": "",
 }
+PRIVATE = {"etc/shadow": 0o640, "etc/sudoers": 0o440}
 COPIED = (
     "alternatives",
     "ssl/openssl.cnf",
@@ -279,7 +290,7 @@ def _make_skeleton(root: Path) -> None:
         (root / name).symlink_to(target)
     for name, text in WRITTEN.items():
         (root / name).write_text(text)
-        (root / name).chmod(0o440 if name == "etc/sudoers" else 0o644)
+        (root / name).chmod(PRIVATE.get(name, 0o644))
     os.chown(root / "home/user", 1000, 1000)
     for source in _wanted():
         _copy(source, root / source.relative_to("/"))

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rollout.errors import SandboxError, SandboxLost
 from rollout.sandbox.init.build import binary
@@ -17,6 +18,8 @@ from rollout.sandbox.init.build import binary
 START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 15.0
 LINE_LIMIT_BYTES = 1 << 16
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -149,12 +152,12 @@ class Launcher:
     def _hear(self, reply: Sequence[str]) -> None:
         match reply:
             case ["ok", sandbox, pid, scratch]:
-                self._settle(self._creating.pop(sandbox), (int(pid), int(scratch)))
+                _settle(self._creating.pop(sandbox), (int(pid), int(scratch)))
             case ["exited", sandbox, status]:
-                self._settle(self._living.pop(sandbox), int(status))
+                _settle(self._living.pop(sandbox), int(status))
             case ["error", sandbox, text] if sandbox in self._creating:
                 created = self._creating.pop(sandbox)
-                self._settle(self._living.pop(sandbox), None)
+                _settle(self._living.pop(sandbox), None)
                 if not created.done():
                     created.set_exception(
                         SandboxError(f"sandbox {sandbox} could not be made: {text}")
@@ -162,19 +165,20 @@ class Launcher:
             case _:
                 log.warning("the launcher said %r, which is no reply to anything", reply)
 
-    @staticmethod
-    def _settle(future: "asyncio.Future[object]", value: object) -> None:
-        if not future.done():
-            future.set_result(value)
-
     def _all_lost(self) -> None:
         for sandbox, created in self._creating.items():
             if not created.done():
                 created.set_exception(SandboxLost(f"sandbox {sandbox}: the launcher has died"))
         for ended in self._living.values():
-            self._settle(ended, None)
+            _settle(ended, None)
         self._creating.clear()
         self._living.clear()
+
+
+def _settle(future: "asyncio.Future[T]", value: T) -> None:
+    """Unless the one who waited has given up."""
+    if not future.done():
+        future.set_result(value)
 
 
 def describe_status(status: int | None) -> str:

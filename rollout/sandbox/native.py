@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,8 +34,11 @@ LEAST_KERNEL = (5, 19)
 """Overlays of id-mapped layers."""
 CREATE_TIMEOUT_S = 60.0
 BUILD_WAIT_TIMEOUT_S = 3600.0
+REMOVERS = 2
+"""Threads of their own: a big tree may not keep others of the process waiting for a thread."""
+REMOVALS_WAITING = 32
 REMOVE_WAIT_S = 5.0
-"""How long an ended sandbox's files may keep `close` waiting; the rest goes on behind it."""
+"""How long `close` may wait for files to be removed once more than that are waiting."""
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,8 @@ class NativeEngine:
         self._launcher: Launcher | None = None
         self._launching = asyncio.Lock()
         self._live: dict[str, NativeSandbox] = {}
-        self._removals: set[asyncio.Task[None]] = set()
+        self._remover = ThreadPoolExecutor(REMOVERS, thread_name_prefix="rollout-remove")
+        self._removals: set[asyncio.Future[None]] = set()
         self._base = ""
         self._count = 0
 
@@ -116,6 +121,7 @@ class NativeEngine:
             self._hierarchies.end_owner(self._owner.id)
             self._owner.release()
         self._slots.close()
+        self._remover.shutdown()
         if self._folder_fd >= 0:
             os.close(self._folder_fd)
         self._folder_fd = -1
@@ -243,11 +249,17 @@ class NativeEngine:
             await asyncio.to_thread(plan.kill)
         if launcher.alive:
             launcher.forget(name)
-        removal = asyncio.create_task(asyncio.to_thread(self._remove, self._scratch(name), plan))
+        self._slots.give(uid)
+        await self._remove_later(self._scratch(name), plan)
+
+    async def _remove_later(self, scratch: Path, plan: CgroupPlan) -> None:
+        """Files go behind the caller's back, who waits only where removing falls behind."""
+        loop = asyncio.get_running_loop()
+        removal = loop.run_in_executor(self._remover, self._remove, scratch, plan)
         self._removals.add(removal)
         removal.add_done_callback(self._removals.discard)
-        await asyncio.wait({removal}, timeout=REMOVE_WAIT_S)
-        self._slots.give(uid)
+        if len(self._removals) > REMOVALS_WAITING:
+            await asyncio.wait({removal}, timeout=REMOVE_WAIT_S)
 
     def _remove(self, scratch: Path, plan: CgroupPlan) -> None:
         try:

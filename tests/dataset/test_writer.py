@@ -256,6 +256,20 @@ async def test_a_writer_of_a_fenced_epoch_stops(local_store: LocalStore) -> None
     assert commits.log.state.accepted == {}
 
 
+async def test_a_fenced_coordinator_is_not_asked_again(local_store: LocalStore) -> None:
+    asked: list[CommitRequest] = []
+
+    async def fenced(request: CommitRequest) -> CommitReply:
+        asked.append(request)
+        raise Fenced("a newer epoch owns the run")
+
+    writer = writing(local_store, fenced)
+    await writer.add(a_row("a"))
+    with pytest.raises(Fenced, match="a newer epoch"):
+        await writer.close()
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("reward", [math.nan, math.inf])
 async def test_a_reward_that_is_no_number_is_refused_alone(
     local_store: LocalStore, reward: float

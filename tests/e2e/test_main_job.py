@@ -22,7 +22,6 @@ from tests.census import census, difference
 
 ROOT = Path(__file__).parent.parent.parent
 TASKS = ROOT / "rollout/tasks/quickstart"
-SLOW = "sleep 0.4; sh /solution/solve.sh 2>/dev/null || true"
 
 pytestmark = pytest.mark.native
 
@@ -88,7 +87,7 @@ def clean() -> Iterator[None]:
     assert difference(before, census()) == {}
 
 
-def slow(tmp_path: Path, executor: str) -> Run:
+def slow(tmp_path: Path, executor: str, scripts: str = "['sleep 0.5','sleep 0.3']") -> Run:
     """4 tasks × 2 arms × 6 samples that take a while, committed in small parts."""
     return Run(
         tmp_path,
@@ -99,8 +98,8 @@ def slow(tmp_path: Path, executor: str) -> Run:
         "executor.episodes_per_worker=4",
         "executor.lease_batch=4",
         "agent=script",
-        "~sweep",
-        "+sweep.agent.script=['sleep 0.5','sleep 0.3']",
+        "~sweep.agent",
+        f"+sweep.agent.script={scripts}",
     )
 
 
@@ -131,8 +130,8 @@ class TestInterrupted:
     def test_second_interrupt_stops_at_once_and_leaves_a_dataset_that_opens(
         self, tmp_path: Path, executor: str
     ) -> None:
-        run = slow(tmp_path, executor)
-        process = run.start("+sweep.agent.script=['sleep 600','sleep 0.3']")
+        run = slow(tmp_path, executor, "['sleep 600','sleep 0.3']")
+        process = run.start()
         run.wait_for_rows(2, process)
         os.kill(process.pid, signal.SIGINT)
         time.sleep(1)

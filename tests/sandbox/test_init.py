@@ -191,7 +191,7 @@ async def test_background_children_live_on_and_may_write(box: Box) -> None:
         return mark.exists()
 
     await until(marked)
-    assert "sleep" in await box.processes()
+    await until(lambda: box.runs("sleep"))
 
 
 async def test_a_background_child_that_floods_does_not_hold_up_the_exit(box: Box) -> None:
@@ -199,7 +199,7 @@ async def test_a_background_child_that_floods_does_not_hold_up_the_exit(box: Box
     assert result.exit_code == 0
     assert not result.timed_out
     assert b"up\n" in result.stdout
-    assert "yes" in await box.processes()
+    await until(lambda: box.runs("yes"))
     await box.client.kill_all()
 
 
@@ -328,5 +328,5 @@ async def test_a_dead_init_is_a_lost_sandbox(box: Box) -> None:
     os.kill(box.pid, signal.SIGKILL)
     with pytest.raises(SandboxLost):
         await call
-    with pytest.raises(SandboxLost, match="no init at"):
+    with pytest.raises(SandboxLost):
         await box.client.ping()

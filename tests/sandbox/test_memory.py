@@ -15,7 +15,8 @@ from rollout.errors import SandboxError
 from rollout.sandbox.base import Sandbox, SandboxSpec
 from rollout.sandbox.memory import MemoryEngine
 from rollout.sandbox.memory.arithmetic import ArithmeticFault, evaluate
-from rollout.sandbox.memory.parser import ShellSyntaxError, parse
+from rollout.sandbox.memory.parser import parse
+from rollout.sandbox.memory.words import ShellSyntaxError
 from rollout.types import Blueprint, Resources
 from tests.sandbox.harness import shell_in
 
@@ -46,7 +47,8 @@ echo one > f; echo two >> f; cat f; cat < f | wc -l; cat f > /dev/null
 echo err >&2 2>/dev/null; { echo o; echo e >&2; } 2>&1 | sort
 exec 3> out; echo to three >&3; exec 3>&-; cat out
 echo a b c | { read x y; echo "$y,$x"; }; printf 'l1\nl2\n' | while read l; do echo "<$l>"; done
-printf 'no newline' | { read x; echo $? $x; }; printf 'a\134b' | { read -r x; echo "$x-"; }
+printf 'no newline' | { read x; echo $? $x; }
+printf 'a\134b' | { read -r x; printf "%s-\\n" "$x"; }
 mkdir -p d/e; touch d/b.txt d/a.txt d/e/c; echo d/*.txt; echo d/*/c; echo d/z*; rm -r d; ls d 2>&-
 ln -s target link; readlink link; [ -L link ] && echo link; [ -e link ] || echo dangling
 echo x > a; cp a b; mv b c; cat c; [ -f b ] || echo moved; test -s a && echo sized

@@ -98,7 +98,7 @@ async def test_host_is_not_visible(engine: NativeEngine, tmp_path: Path) -> None
     assert await out(box, "ls -A /root /home/user /opt /srv /mnt /sys") == (
         "/home/user:\n\n/mnt:\n\n/opt:\n\n/root:\n\n/srv:\n\n/sys:\n"
     )
-    assert not (await box.exec(["ls", "/etc/shadow"])).ok
+    assert set((await out(box, "cut -d: -f2 /etc/shadow")).split()) == {"*"}
     assert str(tmp_path) not in await out(box, "cat /proc/self/mountinfo /proc/self/cgroup")
     assert await out(box, "hostname; id -u; cat /etc/resolv.conf") == "sandbox\n0\n"
 
@@ -115,7 +115,7 @@ async def test_every_process_is_in_the_sandboxes_own_uid_range(engine: NativeEng
     for box in (first, second):
         status = Path(f"/proc/{box.init_pid}/status").read_text()
         assert f"Uid:\t{box.uid_base}\t{box.uid_base}" in status
-    await out(first, "touch /f && chown 1000:1000 /f && su user -s /bin/true || true")
+    await out(first, "touch /f && chown 1000:1000 /f && su user -c true")
     assert await out(first, "stat -c %u:%g /f /usr /etc/passwd") == "1000:1000\n0:0\n0:0\n"
 
 
@@ -425,28 +425,22 @@ async def test_engines_at_once_never_share_a_range(tmp_path: Path) -> None:
 
 
 async def test_fifty_sandboxes_leave_no_trace(engine: NativeEngine, tmp_path: Path) -> None:
-    def count() -> tuple[int, int, int, int]:
-        hierarchies = Hierarchies.of_machine()
-        (owner,) = (tmp_path / "owners").iterdir()
-        groups = [
-            path
-            for point in hierarchies.mount_points
-            for path in (point / "rollout" / owner.name).rglob("*")
-            if path.is_dir()
-        ]
-        mounts = Path("/proc/self/mounts").read_text().count("\n")
-        files = len(list(owner.rglob("*")))
-        descriptors = len(list(Path("/proc/self/fd").iterdir()))
-        return len(groups), mounts, files, descriptors
+    (owner,) = (tmp_path / "owners").iterdir()
+    points = [point / "rollout" / owner.name for point in Hierarchies.of_machine().mount_points]
 
+    def count() -> tuple[int, ...]:
+        mounts = Path("/proc/self/mounts").read_text().count("\n")
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        return mounts, descriptors, *(len(list(os.walk(top))) for top in (owner, *points))
+
+    await until_empty(lambda: list((owner / "b").iterdir()), "left by the start")
     limits = Resources(cpu=1, memory_mb=256, pids=64)
-    await (await make(engine, resources=limits)).close()
     before = count()
     for _ in range(50):
         box = await make(engine, resources=limits)
         await out(box, "mkdir -p /tmp/a/b && ln -s / /tmp/a/b/root && echo x > /usr/x")
         await box.close()
-    assert count() == before
+    await until_empty(lambda: count() != before and count(), "more than before")
 
 
 async def test_what_could_not_be_made_leaves_nothing(engine: NativeEngine, tmp_path: Path) -> None:
@@ -456,7 +450,7 @@ async def test_what_could_not_be_made_leaves_nothing(engine: NativeEngine, tmp_p
     with pytest.raises(SandboxError, match=r"open layer .*root.*No such file"):
         await engine.create(SandboxSpec(image=image, resources=Resources(pids=9)))
     (owner,) = (tmp_path / "owners").iterdir()
-    assert [path.name for path in (owner / "b").iterdir()] == [box.id]
+    await until_empty(lambda: set((owner / "b").iterdir()) ^ {owner / "b" / box.id}, "left behind")
     assert (await box.exec(["true"])).ok
 
 
@@ -467,7 +461,7 @@ async def test_cancelled_create_leaves_nothing(engine: NativeEngine, tmp_path: P
     await asyncio.gather(making, return_exceptions=True)
     assert making.cancelled()
     (owner,) = (tmp_path / "owners").iterdir()
-    assert list((owner / "b").iterdir()) == []
+    await until_empty(lambda: list((owner / "b").iterdir()), "left behind")
 
 
 async def test_deep_trees_and_links_are_removed_without_following(

@@ -302,7 +302,7 @@ class TestNetwork:
             "",
             '[environment]\nnetwork_mode = "public"',
             "[environment]\nallow_internet = true",
-            '[environment]\nnetwork_mode = "allowlist"\nallowed_hosts = ["*.pypi.org"]',
+            '[environment]\nnetwork_mode = "allowlist"\nallowed_hosts = ["*.example.org"]',
             '[environment]\nnetwork_mode = "no-network"\n[agent]\nnetwork_mode = "public"',
             '[environment]\nnetwork_mode = "no-network"\n[verifier]\nnetwork_mode = "public"',
         ],

@@ -1,17 +1,17 @@
 /*
  * The init: PID 1 of a sandbox, and the only way into it.
  *
- *   init.c    the loop: accept, reap, deadlines, kill all
- *   conn.c    one connection: bytes in, frames out, its end
+ *   init.c      the loop: accept, reap, deadlines, kill all
+ *   conn.c      one connection: bytes in, frames out, its end
  *   dispatch.c  a whole request: what it asks for
- *   proc.c    EXEC: a process, its start and its end
- *   output.c  its output to the host, or to nowhere
- *   input.c   its stdin, and what else the host tells it
- *   spawn.c   the step from init to that process
- *   user.c    names of users, from /etc/passwd and /etc/group
- *   op.c      file operations, each in a child of its own
+ *   proc.c      EXEC: a process, its start and its end
+ *   output.c    its output to the host, or to nowhere
+ *   input.c     its stdin, and what else the host tells it
+ *   spawn.c     the step from init to that process
+ *   user.c      names of users, from /etc/passwd and /etc/group
+ *   op.c        file operations, each in a child of its own
  *   file.c, pack.c, unpack.c, remove.c   what those children do
- *   port.c    LISTEN and CONNECT: sockets of the sandbox handed to the host
+ *   port.c      LISTEN and CONNECT: sockets of the sandbox handed to the host
  *
  * One thread, one epoll. Nothing here waits for a client, a disk or a process.
  */

@@ -18,7 +18,7 @@ ALLOWED(inotify_add_watch) ALLOWED(inotify_init1) ALLOWED(inotify_rm_watch) ALLO
 ALLOWED(io_destroy) ALLOWED(io_getevents) ALLOWED(io_pgetevents) ALLOWED(io_setup)
 ALLOWED(io_submit) ALLOWED(ioctl) ALLOWED(ioprio_get) ALLOWED(ioprio_set) ALLOWED(kcmp)
 ALLOWED(kill) ALLOWED(lgetxattr) ALLOWED(linkat) ALLOWED(listen) ALLOWED(listxattr)
-ALLOWED(llistxattr) ALLOWED(lremovexattr) ALLOWED(lseek) ALLOWED(lsetxattr) ALLOWED(lstat)
+ALLOWED(llistxattr) ALLOWED(lremovexattr) ALLOWED(lseek) ALLOWED(lsetxattr)
 ALLOWED(madvise) ALLOWED(membarrier) ALLOWED(memfd_create) ALLOWED(mincore) ALLOWED(mkdirat)
 ALLOWED(mknodat) ALLOWED(mlock) ALLOWED(mlock2) ALLOWED(mlockall) ALLOWED(mmap)
 ALLOWED(mprotect) ALLOWED(mq_getsetattr) ALLOWED(mq_notify) ALLOWED(mq_open)
@@ -46,7 +46,7 @@ ALLOWED(setitimer) ALLOWED(setpgid) ALLOWED(setpriority) ALLOWED(setregid) ALLOW
 ALLOWED(setresuid) ALLOWED(setreuid) ALLOWED(setrlimit) ALLOWED(setsid) ALLOWED(setsockopt)
 ALLOWED(setuid) ALLOWED(setxattr) ALLOWED(shmat) ALLOWED(shmctl) ALLOWED(shmdt) ALLOWED(shmget)
 ALLOWED(shutdown) ALLOWED(sigaltstack) ALLOWED(signalfd4) ALLOWED(socketpair) ALLOWED(splice)
-ALLOWED(stat) ALLOWED(statfs) ALLOWED(statx) ALLOWED(symlinkat) ALLOWED(sync)
+ ALLOWED(statfs) ALLOWED(statx) ALLOWED(symlinkat) ALLOWED(sync)
 ALLOWED(sync_file_range) ALLOWED(syncfs) ALLOWED(sysinfo) ALLOWED(tee) ALLOWED(tgkill)
 ALLOWED(timer_create) ALLOWED(timer_delete) ALLOWED(timer_getoverrun) ALLOWED(timer_gettime)
 ALLOWED(timer_settime) ALLOWED(timerfd_create) ALLOWED(timerfd_gettime) ALLOWED(timerfd_settime)
@@ -71,6 +71,7 @@ DENIED(userfaultfd) DENIED(vhangup)
 [SYS_personality] = PERSONALITY,
 
 #ifdef __x86_64__
+ALLOWED(lstat) ALLOWED(stat)
 ALLOWED(access) ALLOWED(alarm) ALLOWED(arch_prctl) ALLOWED(chmod) ALLOWED(chown) ALLOWED(creat)
 ALLOWED(dup2) ALLOWED(epoll_create) ALLOWED(epoll_wait) ALLOWED(eventfd) ALLOWED(fork)
 ALLOWED(futimesat) ALLOWED(get_thread_area) ALLOWED(getdents) ALLOWED(getpgrp)

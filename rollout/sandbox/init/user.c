@@ -59,7 +59,10 @@ static bool number_of(const char *text, uint32_t *number)
 
 static void copy_name(char *to, size_t size, const char *from)
 {
-	snprintf(to, size, "%s", from);
+	size_t length = strnlen(from, size - 1);
+
+	memcpy(to, from, length);
+	to[length] = '\0';
 }
 
 /* Finds a line by name or number: uid, gid, name, home. */

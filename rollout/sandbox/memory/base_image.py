@@ -6,12 +6,16 @@ from rollout.sandbox.memory.builtins import sh
 from rollout.sandbox.memory.execute import MARK
 from rollout.sandbox.memory.files import FileSystem, Folder, Link, Special
 from rollout.sandbox.memory.process import Program
+from rollout.sandbox.memory.programs_copies import PROGRAMS as COPY_PROGRAMS
 from rollout.sandbox.memory.programs_files import PROGRAMS as FILE_PROGRAMS
+from rollout.sandbox.memory.programs_patterns import PROGRAMS as PATTERN_PROGRAMS
 from rollout.sandbox.memory.programs_process import PROGRAMS as PROCESS_PROGRAMS
 from rollout.sandbox.memory.programs_text import PROGRAMS as TEXT_PROGRAMS
 
 PROGRAMS: Mapping[str, Program] = {
+    **COPY_PROGRAMS,
     **FILE_PROGRAMS,
+    **PATTERN_PROGRAMS,
     **PROCESS_PROGRAMS,
     **TEXT_PROGRAMS,
     "sh": sh,

@@ -5,18 +5,17 @@ import re
 import signal
 
 from rollout.sandbox.memory import execute
-from rollout.sandbox.memory.files import SEARCH
-from rollout.sandbox.memory.process import Process, Program, describe, to_text
-from rollout.sandbox.memory.programs_process import PROGRAMS as PROCESS_PROGRAMS
-from rollout.sandbox.memory.shell import (
+from rollout.sandbox.memory.control import (
     ON_EXIT,
-    Builtin,
     ExitShell,
     LeaveLoop,
     ReturnFromFunction,
-    Shell,
     signal_number,
 )
+from rollout.sandbox.memory.files import SEARCH
+from rollout.sandbox.memory.process import Process, Program, describe, to_text
+from rollout.sandbox.memory.programs_process import PROGRAMS as PROCESS_PROGRAMS
+from rollout.sandbox.memory.shell import Builtin, Shell
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _LONG_OPTIONS = {"errexit": "e", "nounset": "u", "noglob": "f", "xtrace": "x", "allexport": "a"}

@@ -74,6 +74,8 @@ class MemoryEngine:
                 f"the memory engine {self._owner} does not hold image {spec.image.digest[:12]} of "
                 f"{spec.image.engine}: it was discarded or made by another engine; build it again"
             )
+        if spec.network != "none":
+            raise SandboxError(f"network {spec.network!r}: the memory engine has only 'none'")
         return self._open(spec, FileSystem(tree).copy_root())
 
     def _open(self, spec: SandboxSpec, root: Folder) -> MemorySandbox:

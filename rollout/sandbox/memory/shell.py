@@ -2,17 +2,21 @@
 
 import asyncio
 import re
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from rollout.sandbox.memory import execute, expand
+from rollout.sandbox.memory import execute, expand, redirects
 from rollout.sandbox.memory.arithmetic import ArithmeticFault, evaluate
 from rollout.sandbox.memory.conditions import ConditionFault, holds
-from rollout.sandbox.memory.files import FileSystem
-from rollout.sandbox.memory.parser import ShellSyntaxError, parse
-from rollout.sandbox.memory.process import Process, describe, to_bytes, to_text
-from rollout.sandbox.memory.streams import Pipe, Sink, Source, Stream
+from rollout.sandbox.memory.control import (
+    ON_EXIT,
+    ExitShell,
+    LeaveLoop,
+    ReturnFromFunction,
+    stays,
+)
+from rollout.sandbox.memory.parser import parse
+from rollout.sandbox.memory.process import Process, describe, to_text
+from rollout.sandbox.memory.streams import Pipe, Sink, Stream
 from rollout.sandbox.memory.syntax import (
     AndOr,
     ArithmeticCommand,
@@ -30,38 +34,17 @@ from rollout.sandbox.memory.syntax import (
     Simple,
     Word,
 )
+from rollout.sandbox.memory.variables import Variables
+from rollout.sandbox.memory.words import ShellSyntaxError
 
 Builtin = Callable[["Shell", list[str]], Awaitable[int]]
 
 CAPTURE_LIMIT_BYTES = 64 << 20
 """Of one command substitution."""
 MAX_CALLS_DEEP = 100
-ON_EXIT = 0
-"""The number under which the EXIT trap is kept."""
 
 
-class ExitShell(Exception):
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code & 0xFF
-
-
-class ReturnFromFunction(Exception):
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-class LeaveLoop(Exception):
-    """`break` and `continue`, still to leave `levels` loops."""
-
-    def __init__(self, levels: int, *, again: bool) -> None:
-        super().__init__(levels)
-        self.levels = levels
-        self.again = again
-
-
-class Shell:
+class Shell(Variables):
     """One shell process. A subshell is a copy of it in a process of its own."""
 
     def __init__(
@@ -71,21 +54,11 @@ class Shell:
         name: str = "sh",
         positional: Iterable[str] = (),
     ) -> None:
-        self.process = process
+        super().__init__(process, name, positional)
         self.builtins = builtins
-        self.name = name
-        self.positional = list(positional)
-        self.variables = dict(process.env)
-        self.variables.setdefault("PWD", process.cwd)
-        self.exported = set(process.env)
         self.functions: dict[str, Command] = {}
-        self.local_scopes: list[dict[str, str | None]] = []
-        self.options: set[str] = set()
         self.traps: dict[int, str] = {}
-        self.status = 0
         self.jobs: dict[int, Process] = {}
-        self.last_background: int | None = None
-        self.main_pid = process.pid
         self._unchecked = 0
         """How many enclosing conditions keep `set -e` from acting."""
         self._calls_deep = 0
@@ -171,51 +144,6 @@ class Shell:
             await self.evaluate(action)
             self.status = status
 
-    # ------------------------------------------------------------ what expansion asks
-
-    def get(self, name: str) -> str | None:
-        match name:
-            case "?":
-                return str(self.status)
-            case "#":
-                return str(len(self.positional))
-            case "$":
-                return str(self.main_pid)
-            case "!":
-                return None if self.last_background is None else str(self.last_background)
-            case "-":
-                return "".join(sorted(o for o in self.options if len(o) == 1))
-            case "0":
-                return self.name
-        if name.isdigit():
-            index = int(name) - 1
-            return self.positional[index] if index < len(self.positional) else None
-        return self.variables.get(name)
-
-    def put(self, name: str, value: str) -> None:
-        self.variables[name] = value
-        if "a" in self.options:
-            self.exported.add(name)
-
-    @property
-    def nounset(self) -> bool:
-        return "u" in self.options
-
-    @property
-    def noglob(self) -> bool:
-        return "f" in self.options
-
-    @property
-    def cwd(self) -> str:
-        return self.process.cwd
-
-    @property
-    def files(self) -> FileSystem:
-        return self.process.files
-
-    def environment(self) -> dict[str, str]:
-        return {name: self.variables[name] for name in self.exported if name in self.variables}
-
     async def capture(self, body: Sequence) -> str:
         """What `body` prints, without the newlines at its end."""
         sink = Sink(CAPTURE_LIMIT_BYTES)
@@ -296,9 +224,9 @@ class Shell:
             self.functions[command.name] = command.body
             return 0
         try:
-            async with self._redirected(command.redirects):
+            async with redirects.redirected(self, self.process, command.redirects):
                 return await self._compound(command)
-        except _CannotRedirect as exc:
+        except redirects.CannotRedirect as exc:
             await self.complain(str(exc))
             return 2
 
@@ -344,7 +272,7 @@ class Shell:
                 status = await self.run(command.body)
             except LeaveLoop as leave:
                 status = 0
-                if not _stays(leave):
+                if not stays(leave):
                     break
         return status
 
@@ -359,7 +287,7 @@ class Shell:
                 status = await self.run(command.body)
             except LeaveLoop as leave:
                 status = 0
-                if not _stays(leave):
+                if not stays(leave):
                     break
         return status
 
@@ -400,9 +328,9 @@ class Shell:
                 await self.process.write(f"+ {' '.join(words)}\n", 2)
             if words[:1] == ["exec"]:
                 return await self._replace(words[1:], command.redirects)
-            async with self._redirected(command.redirects):
+            async with redirects.redirected(self, self.process, command.redirects):
                 return await self._dispatch(command, words, last)
-        except _CannotRedirect as exc:
+        except redirects.CannotRedirect as exc:
             await self.complain(str(exc))
             return 2
         except BlockingIOError:
@@ -433,7 +361,7 @@ class Shell:
             assert builtin is not None
             return await self.call_builtin(builtin, words)
         finally:
-            self._restore(kept)
+            self.restore(kept)
 
     async def call_builtin(self, builtin: Builtin, words: list[str]) -> int:
         try:
@@ -476,102 +404,18 @@ class Shell:
         finally:
             self._calls_deep -= 1
             self.positional = outer
-            self._restore(self.local_scopes.pop())
+            self.restore(self.local_scopes.pop())
 
-    def _restore(self, kept: Mapping[str, str | None]) -> None:
-        for name, value in kept.items():
-            if value is None:
-                self.variables.pop(name, None)
-            else:
-                self.variables[name] = value
-
-    async def _replace(self, words: list[str], redirects: tuple[Redirect, ...]) -> int:
+    async def _replace(self, words: list[str], changes: tuple[Redirect, ...]) -> int:
         """`exec`: redirections stay, and a program takes this process over."""
-        for redirect in redirects:
-            await self._redirect(redirect)
+        for redirect in changes:
+            await redirects.apply(self, self.process, redirect)
         if not words:
             return 0
         self.process.env = self.environment()
         self.traps.clear()
         raise ExitShell(await execute.run(self.process, words, shell="sh"))
 
-    # ------------------------------------------------------------ redirections
-
-    @asynccontextmanager
-    async def _redirected(self, redirects: tuple[Redirect, ...]) -> AsyncIterator[None]:
-        if not redirects:
-            yield
-            return
-        before = self.process.fds
-        self.process.fds = {number: stream.hold() for number, stream in before.items()}
-        try:
-            for redirect in redirects:
-                await self._redirect(redirect)
-            yield
-        finally:
-            for stream in self.process.fds.values():
-                stream.release()
-            self.process.fds = before
-
-    async def _redirect(self, redirect: Redirect) -> None:
-        target = await expand.text(self, redirect.word)
-        try:
-            match redirect.op:
-                case "<<":
-                    self._connect(redirect.fd, Source(to_bytes(target)))
-                case "<<<":
-                    self._connect(redirect.fd, Source(to_bytes(target + "\n")))
-                case ">&" | "<&" if target == "-":
-                    self._connect(redirect.fd, None)
-                case ">&" | "<&" if target.isdigit():
-                    self._connect(redirect.fd, self.process.stream(int(target)))
-                case ">&" | "&>" | "&>>":
-                    append = redirect.op == "&>>"
-                    stream = self.process.open(
-                        target, write=True, append=append, truncate=not append
-                    )
-                    self._connect(1, stream)
-                    self._connect(2, stream)
-                case "<" | "<>":
-                    self._connect(redirect.fd, self.process.open(target))
-                case op:
-                    stream = self.process.open(
-                        target, write=True, append=op == ">>", truncate=op != ">>"
-                    )
-                    self._connect(redirect.fd, stream)
-        except OSError as exc:
-            verb = "create" if ">" in redirect.op else "open"
-            raise _CannotRedirect(f"cannot {verb} {target}: {exc.strerror}") from exc
-
-    def _connect(self, fd: int, stream: Stream | None) -> None:
-        old = self.process.fds.pop(fd, None)
-        if stream is not None:
-            self.process.fds[fd] = stream.hold()
-        if old is not None:
-            old.release()
-
-
-class _CannotRedirect(Exception):
-    pass
-
 
 def _stage(command: Command) -> Callable[[Shell], Awaitable[int]]:
     return lambda shell: shell._command(command, last=True)
-
-
-def _stays(leave: LeaveLoop) -> bool:
-    """Whether the loop that caught it goes on; passes it on if it is for an outer one."""
-    if leave.levels > 1:
-        raise LeaveLoop(leave.levels - 1, again=leave.again)
-    return leave.again
-
-
-def signal_number(name: str) -> int | None:
-    """Of `9`, `KILL`, `SIGKILL`, `EXIT`; None if there is none."""
-    if name.isdigit():
-        return int(name)
-    name = name.upper().removeprefix("SIG")
-    if name == "EXIT":
-        return ON_EXIT
-    found = signal.Signals.__members__.get(f"SIG{name}")
-    return None if found is None else int(found)
