@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rollout.dataset.base import CommitReply, CommitRequest
@@ -19,6 +19,7 @@ from rollout.executor.base import Heartbeat, HeartbeatReply, LeaseReply, Progres
 from rollout.executor.commits import CommitLane
 from rollout.executor.leases import LeaseBook
 from rollout.executor.limits import hard_limits_s
+from rollout.executor.roster import Roster
 from rollout.executor.storm import StormWatch
 from rollout.executor.tally import Tally
 from rollout.plan import arm_record
@@ -28,18 +29,6 @@ ATTEMPTS_FLUSH_S = 2.0
 """How long an ended attempt may stay off the record when no commit takes it along."""
 
 NOTES_KEPT = 100
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What is known of one worker."""
-
-    node: str
-    pid: int
-    last_s: float
-    alive: bool = True
-    state: str = "starting"
-    counts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +59,7 @@ class RunCoordinator:
         self._book: LeaseBook
         self._storm = StormWatch(plan.retry)
         self._tally = Tally({spec.trajectory_id: spec for spec in plan.specs})
-        self._workers: dict[str, _Seen] = {}
+        self._roster = Roster(lambda: self._now_s)
         self._notes: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = asyncio.Event()
@@ -124,15 +113,15 @@ class RunCoordinator:
     # ---------------------------------------------------------------- what workers ask
 
     async def register(self, worker: str, node: str, pid: int) -> int:
-        self._workers[worker] = _Seen(node, pid, self._now_s)
+        self._roster.enter(worker, node)
         return self.epoch
 
     async def lease(self, worker: str, count: int) -> LeaseReply:
         """Shares of what waits, never more than is fair while other workers ask too."""
-        self._alive(worker)
+        self._roster.heard(worker)
         if self._nothing_will_come:
             return LeaseReply(done=True)
-        fair = -(-self._book.waiting // max(1, len(self._living)))
+        fair = -(-self._book.waiting // max(1, len(self._roster.living)))
         leases = self._book.lease(worker, min(count, fair), self._now_s)
         self._leased += len(leases)
         return LeaseReply(
@@ -140,13 +129,13 @@ class RunCoordinator:
         )
 
     async def attempt_failed(self, worker: str, trajectory_id: str, attempt: Attempt) -> None:
-        self._alive(worker)
+        self._roster.heard(worker)
         if self._book.failed(worker, trajectory_id, attempt, self._now_s):
             self._attempt_ended(trajectory_id, attempt)
             self._count(f"{attempt.outcome.value}: {attempt.error}")
 
     async def give_back(self, worker: str, trajectory_ids: Sequence[str]) -> None:
-        self._alive(worker)
+        self._roster.heard(worker)
         self._book.give_back(worker, trajectory_ids)
         self._check_end()
 
@@ -156,14 +145,13 @@ class RunCoordinator:
                 f"worker {request.worker} writes under epoch {request.epoch}, but run "
                 f"{self._plan.run_id} is at epoch {self.epoch}"
             )
-        self._alive(request.worker)
+        self._roster.heard(request.worker)
         return await self._lane.commit(request)
 
     async def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
         if beat.epoch != self.epoch:
             return HeartbeatReply(stop=True)
-        seen = self._alive(beat.worker)
-        seen.state, seen.counts = beat.state, beat.counts
+        self._roster.beat(beat)
         self._reclaim_unheard(beat)
         lost = tuple(name for name in beat.held if self._book.holder(name) != beat.worker)
         return HeartbeatReply(drain=self._closed_for_leasing, stop=self._stopping, lost=lost)
@@ -186,6 +174,13 @@ class RunCoordinator:
         self._draining = self._stopping = True
         self._ended.set()
 
+    def abandon(self) -> None:
+        """No worker is left and none will come."""
+        if self._closed_for_leasing and self._book.running == 0:
+            self._ended.set()
+        elif not self._ended.is_set():
+            self.stop("stopped: no worker is left")
+
     def note(self, text: str) -> None:
         """Tell people something, once."""
         if text not in self._notes:
@@ -193,7 +188,7 @@ class RunCoordinator:
 
     def worker_lost(self, worker: str, why: str) -> None:
         """Whoever started the worker saw it end; no need to wait for its heartbeat to lapse."""
-        if self._workers.get(worker) is not None and self._workers[worker].alive:
+        if self._roster.is_alive(worker):
             self._lose_worker(worker, why)
 
     @property
@@ -224,17 +219,13 @@ class RunCoordinator:
         return True
 
     def progress(self) -> Progress:
-        counts: dict[str, float] = {}
-        for seen in self._living:
-            for name, value in seen.counts.items():
-                counts[name] = counts.get(name, 0.0) + value
         return Progress(
             total=len(self._plan.specs),
             done=self._tally.done,
             running=self._book.running,
             pending=self._book.waiting,
-            workers=len(self._living),
-            counts=counts,
+            workers=len(self._roster.living),
+            counts=self._roster.counts(),
             outcomes=dict(self._tally.outcomes),
             arms=dict(self._tally.arms),
             attempts_failed=self._attempts_failed,
@@ -255,7 +246,7 @@ class RunCoordinator:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._book.open == 0 and not self._stopping:
+        if self._book.open == 0:
             await self._finish()
         await asyncio.to_thread(self._log.store.close)
 
@@ -288,22 +279,12 @@ class RunCoordinator:
         return asyncio.get_running_loop().time()
 
     @property
-    def _living(self) -> list[_Seen]:
-        return [seen for seen in self._workers.values() if seen.alive]
-
-    @property
     def _closed_for_leasing(self) -> bool:
         return self._draining or bool(self._paused)
 
     @property
     def _nothing_will_come(self) -> bool:
         return self._ended.is_set() or self._closed_for_leasing or self._book.open == 0
-
-    def _alive(self, worker: str) -> _Seen:
-        """Any call proves life, even of one that was thought lost."""
-        seen = self._workers.setdefault(worker, _Seen("", 0, self._now_s))
-        seen.last_s, seen.alive = self._now_s, True
-        return seen
 
     def _check_end(self) -> None:
         at_rest = self._book.running == 0 and not self._lane.busy
@@ -360,17 +341,14 @@ class RunCoordinator:
         self._book.give_back(beat.worker, unheard)
 
     def _lose_worker(self, worker: str, why: str) -> None:
-        seen = self._workers.get(worker)
-        if seen is None:
-            return
-        seen.alive, seen.counts = False, {}
+        node = self._roster.gone(worker)
         held = [lease.lease.spec.trajectory_id for lease in self._book.held_by(worker)]
         if self._stopping or not why:
             self._book.give_back(worker, held)
         elif held:
             self._lose(held, f"worker {worker} {why}")
         if why and not self._stopping:
-            self.note(f"worker {worker} on {seen.node or 'an unknown node'} {why}")
+            self.note(f"worker {worker} on {node} {why}")
         self._check_end()
 
     def _lose(self, trajectory_ids: Sequence[str], why: str) -> None:
@@ -390,7 +368,7 @@ class RunCoordinator:
         while True:
             await asyncio.sleep(every_s)
             # If this process itself stood still, nobody could be heard: that is not their fault.
-            self._excuse(max(0.0, self._now_s - expected_s))
+            self._roster.excuse(max(0.0, self._now_s - expected_s))
             expected_s = self._now_s + every_s
             self._expire(ttl_s)
             if self._now_s > flush_s:
@@ -398,14 +376,8 @@ class RunCoordinator:
                 flush_s = self._now_s + ATTEMPTS_FLUSH_S
             self._check_end()
 
-    def _excuse(self, seconds: float) -> None:
-        for seen in self._living:
-            seen.last_s += seconds
-
     def _expire(self, ttl_s: float) -> None:
-        for worker, seen in self._workers.items():
-            silent_s = self._now_s - seen.last_s
-            if seen.alive and silent_s > ttl_s:
-                self._lose_worker(worker, f"was silent for {silent_s:.1f} s")
+        for worker, silent_s in self._roster.silent(ttl_s).items():
+            self._lose_worker(worker, f"was silent for {silent_s:.1f} s")
         for trajectory_id in self._book.overdue(self._now_s):
             self._lose([trajectory_id], "held a rollout past the sum of its stage timeouts")

@@ -103,8 +103,8 @@ class _Crew:
     def _one_is_over(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):
             self._coordinator.note(f"a worker could not be kept: {error}")
-        if all(task.done() for task in self._tasks) and not self._coordinator.ended:
-            self._coordinator.stop("stopped: no worker is left")
+        if all(task.done() for task in self._tasks):
+            self._coordinator.abandon()
 
     def raise_if_useless(self) -> None:
         """That no worker could even begin is nothing to find in a table of results."""

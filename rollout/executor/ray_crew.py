@@ -97,7 +97,7 @@ class Crew:
             if any(not task.done() for task in self._kept.values()):
                 seen_s = loop.time()
             elif loop.time() - seen_s > (NO_WORKER_S if self._lost_a_node() else 0):
-                self._coordinator.ask.remote("stop", "stopped: no worker is left")
+                self._coordinator.ask.remote("abandon")
             await asyncio.sleep(TEND_S)
 
     def _lost_a_node(self) -> bool:

@@ -15,7 +15,7 @@ STAGE_BOUNDS_S = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 
 
 class RayMeter:
-    """A worker's figures; implements `executor.worker.Meter`."""
+    """A worker's figures; implements `executor.meter.Meter`."""
 
     def __init__(self, run_id: str, worker: str) -> None:
         where = {"run": run_id, "worker": worker}

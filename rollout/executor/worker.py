@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Protocol
 
 from rollout.agents.base import Agent
 from rollout.aio import shielded
@@ -25,12 +24,13 @@ from rollout.executor.admission import Admission, demand_of
 from rollout.executor.base import Coordinator, Heartbeat, HeartbeatReply, LeaseReply, RunPlan
 from rollout.executor.engines import make_engine
 from rollout.executor.lost import lost_trajectory
+from rollout.executor.meter import Meter, Unmetered, state_of
 from rollout.executor.pulse import Pulse
 from rollout.plugins import make
 from rollout.pool import WarmPool
 from rollout.sandbox.base import Engine, SandboxSpec
 from rollout.scorers.base import Scorer
-from rollout.types import Artifact, Lease, Trajectory, count_by
+from rollout.types import Artifact, Lease, count_by
 
 BEAT_S = 1.0
 """At most this long between two heartbeats; a fifth of the lease's time to live if less."""
@@ -39,26 +39,6 @@ OBSERVE_S = 0.5
 
 NOT_BEGUN = frozenset({"", "queue", "claim"})
 """Phases in which nothing of an episode would be lost by giving its lease back."""
-
-
-class Meter(Protocol):
-    """Where a worker's figures go besides the coordinator."""
-
-    def ended(self, trajectory: Trajectory) -> None:
-        """One attempt ended, whether or not it becomes a row."""
-
-    def observe(self, counts: Mapping[str, float]) -> None:
-        """How many sandboxes are `warm`, `claimed`, `creating`, … now."""
-
-
-class Unmetered:
-    """A Meter for where nobody looks."""
-
-    def ended(self, trajectory: Trajectory) -> None:
-        pass
-
-    def observe(self, counts: Mapping[str, float]) -> None:
-        pass
 
 
 class Worker:
@@ -367,12 +347,6 @@ class Worker:
             }
             self._meter.observe(self._counts)
             await asyncio.sleep(OBSERVE_S)
-
-
-def state_of(counts: Mapping[str, float]) -> str:
-    """Such as `running 31, warm 4, creating 1`."""
-    told = ("running", "warm", "claimed", "creating")
-    return ", ".join(f"{name} {counts[name]:g}" for name in told if name in counts) or "starting"
 
 
 def _first(group: BaseExceptionGroup[RolloutError]) -> RolloutError:

@@ -3,170 +3,27 @@
 A layer is a folder with `root`, maybe `usr`, and `layer.json`. It never changes once it has its
 name. Layers keep the ids they were written with; `layer.json` tells the first uid of that range.
 
-The host base is a small generated skeleton for `/` and the host's live /usr below it. Nothing else
-of the host is there: no home, no keys, no shadow, no environment.
+The host base is a small generated skeleton for `/` (see skeleton.py) and the host's live /usr.
 """
 
+import asyncio
+import fcntl
 import json
 import os
-import shutil
-import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rollout.errors import SandboxError
+from rollout.aio import Deadline
+from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.owner import remove_tree
-from rollout.types import digest_of
+from rollout.sandbox.skeleton import digest_of_tree, make_skeleton
 
 HOST = "host"
-HOSTNAME = "sandbox"
-"""Of every sandbox (see init/sandbox.c), so that /etc/hosts is the same for all."""
-FILE_LIMIT_BYTES = 8 << 20
-"""A file of the host's /etc beyond this is left out."""
-
-LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
-FOLDERS = {
-    "dev": 0o755,
-    "etc": 0o755,
-    "etc/apt/apt.conf.d": 0o755,
-    "etc/apt/preferences.d": 0o755,
-    "etc/apt/sources.list.d": 0o755,
-    "etc/apt/trusted.gpg.d": 0o755,
-    "home": 0o755,
-    "home/user": 0o755,
-    "media": 0o755,
-    "mnt": 0o755,
-    "opt": 0o755,
-    "proc": 0o555,
-    "root": 0o700,
-    "run": 0o755,
-    "run/lock": 0o1777,
-    "srv": 0o755,
-    "sys": 0o555,
-    "tmp": 0o1777,
-    "usr": 0o755,
-    "var": 0o755,
-    "var/cache/apt/archives/partial": 0o755,
-    "var/lib/apt/lists/partial": 0o755,
-    "var/lib/dpkg/info": 0o755,
-    "var/lib/dpkg/updates": 0o755,
-    "var/lib/dpkg/triggers": 0o755,
-    "var/log/apt": 0o755,
-    "var/mail": 0o755,
-    "var/spool": 0o755,
-    "var/tmp": 0o1777,
-    "workspace": 0o755,
-}
-PASSWD = """root:x:0:0:root:/root:/bin/bash
-daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
-bin:x:2:2:bin:/bin:/usr/sbin/nologin
-sys:x:3:3:sys:/dev:/usr/sbin/nologin
-man:x:6:12:man:/var/cache/man:/usr/sbin/nologin
-mail:x:8:8:mail:/var/mail:/usr/sbin/nologin
-www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin
-_apt:x:42:65534::/nonexistent:/usr/sbin/nologin
-user:x:1000:1000:user:/home/user:/bin/bash
-nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
-"""
-GROUP = """root:x:0:
-daemon:x:1:
-bin:x:2:
-sys:x:3:
-adm:x:4:
-tty:x:5:
-disk:x:6:
-mail:x:8:
-man:x:12:
-sudo:x:27:user
-www-data:x:33:
-shadow:x:42:
-utmp:x:43:
-staff:x:50:
-users:x:100:
-user:x:1000:
-nogroup:x:65534:
-"""
-SHADOW = "".join(f"{line.split(':')[0]}:*:19000:0:99999:7:::\n" for line in PASSWD.splitlines())
-"""Nobody has a password; without the file, su and sshd refuse everybody."""
-PROFILE = """export PATH="${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
-for file in /etc/profile.d/*.sh; do
-  if [ -r "$file" ]; then . "$file"; fi
-done
-unset file
-"""
-WRITTEN = {
-    "etc/passwd": PASSWD,
-    "etc/group": GROUP,
-    "etc/shadow": "".join(
-        f"{line.split(':')[0]}:*:19000:0:99999:7:::\n" for line in PASSWD.splitlines()
-    ),
-    "etc/apt/sources.list": "",
-    "etc/hostname": f"{HOSTNAME}\n",
-    "etc/hosts": f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost\n",
-    "etc/resolv.conf": "",
-    "etc/fstab": "",
-    "etc/sudoers": "root ALL=(ALL:ALL) ALL\n%sudo ALL=(ALL:ALL) NOPASSWD: ALL\n",
-    "etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
-    "services: files\nprotocols: files\nrpc: files\nethers: files\nnetgroup: files\n",
-    "etc/profile": PROFILE,
-    "etc/bash.bashrc": "",
-    "var/lib/dpkg/status": "",
-    "var/lib/dpkg/available": "",
-    "var/lib/dpkg/lock": "",
-    "var/lib/dpkg/lock-frontend": "",
-}
-PRIVATE = {"etc/shadow": 0o640, "etc/sudoers": 0o440}
-COPIED = (
-    "alternatives",
-    "ssl/openssl.cnf",
-    "ssl/certs",
-    "ca-certificates.conf",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "localtime",
-    "timezone",
-    "os-release",
-    "debian_version",
-    "lsb-release",
-    "services",
-    "protocols",
-    "rpc",
-    "ethertypes",
-    "inputrc",
-    "terminfo",
-    "login.defs",
-    "shells",
-    "mime.types",
-    "magic",
-    "magic.mime",
-    "perl",
-    "fonts",
-    "locale.alias",
-    "java-*",
-    "maven/m2.conf",
-    "maven/logging",
-    "python3*",
-    "php",
-    "emacs",
-    "vim",
-    "skel",
-    "pam.conf",
-    "pam.d",
-    "security/limits.conf",
-    "gai.conf",
-    "adduser.conf",
-    "deluser.conf",
-    "debconf.conf",
-    "dpkg",
-    "apt/trusted.gpg.d",
-)
-"""Below /etc: what programs of /usr look for. No file that people put keys, tokens or proxies in
-(npmrc, pip.conf, profile, apt.conf, maven's settings) is here, and what the world may not read is
-left out whatever its name."""
+BUILD_WAIT_TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,10 +111,10 @@ class ImageStore:
         bases.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix="making-", dir=bases))
         try:
-            _make_skeleton(made / "root")
+            make_skeleton(made / "root")
             self.seal(made, Layer(live_usr=True))
             made.chmod(0o755)
-            name = f"base/{HOST}-{_digest_of_tree(made / 'root')[:16]}"
+            name = f"base/{HOST}-{digest_of_tree(made / 'root')[:16]}"
             if not self.has(name):
                 self.keep(f"base/{made.name}", name)
         finally:
@@ -269,70 +126,46 @@ def fresh_name(prefix: str) -> str:
     return f"{prefix}{uuid.uuid4().hex[:12]}"
 
 
-# ---------------------------------------------------------------- the skeleton
-
-
-def _make_skeleton(root: Path) -> None:
-    root.mkdir()
-    root.chmod(0o755)
-    for name, mode in FOLDERS.items():
-        for folder in reversed((root / name, *(root / name).parents)):
-            if folder.is_relative_to(root) and not folder.exists():
-                folder.mkdir()
-                folder.chmod(0o755)
-        (root / name).chmod(mode)
-    for name in LINKS:
-        if Path("/", name).is_symlink():
-            (root / name).symlink_to(Path("/", name).readlink())
-        elif Path("/", name).exists():
-            raise SandboxError(f"/{name} is no link into /usr here, so no host base can be made")
-    for name, target in (("var/run", "/run"), ("var/lock", "/run/lock")):
-        (root / name).symlink_to(target)
-    for name, text in WRITTEN.items():
-        (root / name).write_text(text)
-        (root / name).chmod(PRIVATE.get(name, 0o644))
-    os.chown(root / "home/user", 1000, 1000)
-    for source in _wanted():
-        _copy(source, root / source.relative_to("/"))
-    (root / "etc/mtab").symlink_to("/proc/self/mounts")
-
-
-def _wanted() -> Iterator[Path]:
-    for pattern in COPIED:
-        for top in sorted(Path("/etc").glob(pattern)):
-            yield top
-            if top.is_dir() and not top.is_symlink():
-                yield from sorted(top.rglob("*"))
-
-
-def _copy(source: Path, target: Path) -> None:
-    """What the world may read, links as links; the private half of a key pair never is."""
-    status = source.lstat()
-    if not stat.S_ISLNK(status.st_mode) and not status.st_mode & 0o004:
+async def take_upper(source: Path, target: Path, *, copy: bool) -> None:
+    """Move an ended sandbox's upper folder, or copy a frozen one: owners, xattrs, whiteouts."""
+    if not copy:
+        try:
+            await asyncio.to_thread(source.rename, target)
+        except OSError:
+            await take_upper(source, target, copy=True)
         return
-    for parent in reversed(target.parents):
-        if not parent.exists():
-            parent.mkdir()
-            parent.chmod(0o755)
-    if stat.S_ISDIR(status.st_mode):
-        target.mkdir(exist_ok=True)
-        target.chmod(0o755)
-    elif stat.S_ISLNK(status.st_mode):
-        target.symlink_to(source.readlink())
-    elif stat.S_ISREG(status.st_mode) and status.st_size <= FILE_LIMIT_BYTES:
-        shutil.copyfile(source, target)
-        target.chmod(0o755 if status.st_mode & 0o100 else 0o644)
+    command = ("cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target))
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        _, errors = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise SandboxError(f"cannot copy {source}: {errors[-500:].decode(errors='replace')}")
 
 
-def _digest_of_tree(root: Path) -> str:
-    entries = []
-    for path in sorted(root.rglob("*")):
-        status = path.lstat()
-        kind = stat.S_IFMT(status.st_mode)
-        content: bytes | str = b""
-        if kind == stat.S_IFLNK:
-            content = str(path.readlink())
-        elif kind == stat.S_IFREG:
-            content = path.read_bytes()
-        entries.append([str(path.relative_to(root)), status.st_mode, content])
-    return digest_of(entries)
+@asynccontextmanager
+async def building(path: Path, blueprint: str) -> AsyncIterator[None]:
+    """Held by one builder of this image among all processes of the machine."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = Deadline.after(BUILD_WAIT_TIMEOUT_S)
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if deadline.passed:
+                    raise BuildError(
+                        f"blueprint {blueprint!r}: another process has been building it for "
+                        f"{BUILD_WAIT_TIMEOUT_S:g} s (lock {path})"
+                    ) from None
+                await asyncio.sleep(0.02)
+        yield
+    finally:
+        os.close(handle)

@@ -8,21 +8,28 @@ its own.
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from rollout.aio import Deadline, shielded
+from rollout.aio import shielded
 from rollout.config import EngineConf
 from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
-from rollout.sandbox.images import HOST, ImageStore, Layer, fresh_name
+from rollout.sandbox.images import (
+    HOST,
+    ImageStore,
+    Layer,
+    Stacks,
+    building,
+    fresh_name,
+    take_upper,
+)
 from rollout.sandbox.launcher import Launched, Launcher
 from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.sandbox.owner import Owner, Slots, remove_tree
@@ -33,7 +40,7 @@ NAME = "native"
 LEAST_KERNEL = (5, 19)
 """Overlays of id-mapped layers."""
 CREATE_TIMEOUT_S = 60.0
-BUILD_WAIT_TIMEOUT_S = 3600.0
+CLOSE_TIMEOUT_S = 60.0
 REMOVERS = 2
 """Threads of their own: a big tree may not keep others of the process waiting for a thread."""
 REMOVALS_WAITING = 32
@@ -41,6 +48,17 @@ REMOVE_WAIT_S = 5.0
 """How long `close` may wait for files to be removed once more than that are waiting."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What one sandbox has of this machine, until it is ended."""
+
+    name: str
+    uid: int
+    plan: CgroupPlan
+    launcher: Launcher
+    scratch: Path
 
 
 class NativeEngine:
@@ -113,7 +131,7 @@ class NativeEngine:
             await self._launcher.close()
             self._launcher = None
         if self._removals:
-            await asyncio.wait(self._removals)
+            await asyncio.wait(self._removals, timeout=CLOSE_TIMEOUT_S)
         await asyncio.to_thread(self._give_up)
 
     def _give_up(self) -> None:
@@ -157,7 +175,7 @@ class NativeEngine:
         )
 
     async def _build_layer(self, blueprint: Blueprint, name: str) -> None:
-        async with _building(self._store.folder(f"{name}.lock"), blueprint.name):
+        async with building(self._store.folder(f"{name}.lock"), blueprint.name):
             if self._store.has(name):
                 return
             try:
@@ -189,68 +207,68 @@ class NativeEngine:
         launcher = await self._running_launcher()
         self._count += 1
         name = f"{owner.id}-{self._count}"
-        uid = self._slots.take(stacks.top_uid)
-        plan = cgroups.plan(name, spec.resources)
+        made = _Made(
+            name=name,
+            uid=self._slots.take(stacks.top_uid),
+            plan=cgroups.plan(name, spec.resources),
+            launcher=launcher,
+            scratch=owner.folder / "b" / name,
+        )
+        try:
+            async with asyncio.timeout(CREATE_TIMEOUT_S):
+                launched = await launcher.create(name, self._fields(spec, stacks, made))
+        except BaseException as exc:
+            await shielded(self._end(made))
+            if isinstance(exc, TimeoutError):
+                raise SandboxError(f"sandbox {name}: not ready in {CREATE_TIMEOUT_S:g} s") from exc
+            raise
+        return self._adopt(made, launched, spec)
+
+    def _fields(self, spec: SandboxSpec, stacks: Stacks, made: "_Made") -> list[tuple[str, str]]:
+        """The request as init/request.c reads it."""
         fields = [
-            ("uids", str(uid)),
+            ("uids", str(made.uid)),
             *(("root", f"{first}:{path}") for first, path in stacks.root),
             *(("usr", f"{first}:{path}") for first, path in stacks.usr),
-            ("cgroup", str(plan.v2)),
-            *(("join", str(path)) for path in plan.joins),
-            *(("write", f"{path}={value}") for path, value in plan.writes),
+            ("cgroup", str(made.plan.v2)),
+            *(("join", str(path)) for path in made.plan.joins),
+            *(("write", f"{path}={value}") for path, value in made.plan.writes),
             ("sudo", "1" if spec.sudo else "0"),
         ]
         if self._conf.scratch == "tmpfs":
             fields.append(("tmpfs", str(_scratch_bytes(spec))))
-        try:
-            async with asyncio.timeout(CREATE_TIMEOUT_S):
-                launched = await launcher.create(name, fields)
-        except BaseException as exc:
-            await shielded(self._end(name, uid, plan, launcher))
-            if isinstance(exc, TimeoutError):
-                raise SandboxError(f"sandbox {name}: not ready in {CREATE_TIMEOUT_S:g} s") from exc
-            raise
-        return self._adopt(name, uid, plan, launcher, launched, spec)
+        return fields
 
-    def _adopt(
-        self,
-        name: str,
-        uid: int,
-        plan: CgroupPlan,
-        launcher: Launcher,
-        launched: Launched,
-        spec: SandboxSpec,
-    ) -> NativeSandbox:
+    def _adopt(self, made: "_Made", launched: Launched, spec: SandboxSpec) -> NativeSandbox:
         async def end() -> None:
-            self._live.pop(name, None)
-            await self._end(name, uid, plan, launcher)
+            self._live.pop(made.name, None)
+            await self._end(made)
 
         sandbox = NativeSandbox(
-            name,
+            made.name,
             spec,
-            uid=uid,
-            plan=plan,
+            uid=made.uid,
+            plan=made.plan,
             launched=launched,
-            socket_path=f"/proc/self/fd/{self._folder_fd}/b/{name}/c",
-            scratch=launched.scratch or self._scratch(name),
-            kill=lambda: launcher.kill(name),
+            socket_path=f"/proc/self/fd/{self._folder_fd}/b/{made.name}/c",
+            scratch=launched.scratch or made.scratch,
+            kill=lambda: made.launcher.kill(made.name),
             end=end,
             keep_layer=self._keep_layer,
         )
-        self._live[name] = sandbox
+        self._live[made.name] = sandbox
         return sandbox
 
-    async def _end(self, name: str, uid: int, plan: CgroupPlan, launcher: Launcher) -> None:
+    async def _end(self, made: "_Made") -> None:
         """Kill one sandbox and remove all that was made for it, started or not."""
-        try:
-            await launcher.kill(name)
-        except (SandboxError, TimeoutError):
-            # The launcher is gone or hangs; its sandboxes die with it, and this makes sure.
-            await asyncio.to_thread(plan.kill)
-        if launcher.alive:
-            launcher.forget(name)
-        self._slots.give(uid)
-        await self._remove_later(self._scratch(name), plan)
+        with suppress(SandboxError, TimeoutError):
+            await made.launcher.kill(made.name)
+            made.launcher.forget(made.name)
+        if not made.launcher.alive:
+            # They die with their launcher; this makes sure before the uids are used again.
+            await asyncio.to_thread(made.plan.kill)
+        self._slots.give(made.uid)
+        await self._remove_later(made.scratch, made.plan)
 
     async def _remove_later(self, scratch: Path, plan: CgroupPlan) -> None:
         """Files go behind the caller's back, who waits only where removing falls behind."""
@@ -267,10 +285,6 @@ class NativeEngine:
             remove_tree(scratch)
         except OSError as exc:
             log.warning("%s: left for the next sweep: %s", self._label, exc)
-
-    def _scratch(self, name: str) -> Path:
-        owner, _ = self._started()
-        return owner.folder / "b" / name
 
     async def _running_launcher(self) -> Launcher:
         """The launcher, started anew where it has died: its sandboxes are lost, not the engine."""
@@ -299,7 +313,7 @@ class NativeEngine:
         try:
             for upper, part in (("u", "root"), ("U", "usr")):
                 if (source / upper).is_dir():
-                    await _take(source / upper, folder / part, copy=copy)
+                    await take_upper(source / upper, folder / part, copy=copy)
             self._store.seal(folder, Layer(uid_base=uid))
         except BaseException:
             await shielded(asyncio.to_thread(remove_tree, folder))
@@ -317,51 +331,6 @@ class NativeEngine:
         if self._owner is None or self._cgroups is None:
             raise SandboxError("the native engine was not started, or is closed")
         return self._owner, self._cgroups
-
-
-async def _take(source: Path, target: Path, *, copy: bool) -> None:
-    """Move an ended sandbox's upper folder, or copy a frozen one: owners, xattrs, whiteouts."""
-    if not copy:
-        try:
-            await asyncio.to_thread(source.rename, target)
-        except OSError:
-            await _take(source, target, copy=True)
-        return
-    command = ("cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target))
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        _, errors = await process.communicate()
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
-    if process.returncode:
-        raise SandboxError(f"cannot copy {source}: {errors[-500:].decode(errors='replace')}")
-
-
-@asynccontextmanager
-async def _building(path: Path, blueprint: str) -> AsyncIterator[None]:
-    """Held by one builder of this image among all processes of the machine."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = Deadline.after(BUILD_WAIT_TIMEOUT_S)
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if deadline.passed:
-                    raise BuildError(
-                        f"blueprint {blueprint!r}: another process has been building it for "
-                        f"{BUILD_WAIT_TIMEOUT_S:g} s (lock {path})"
-                    ) from None
-                await asyncio.sleep(0.02)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _scratch_bytes(spec: SandboxSpec) -> int:

@@ -154,12 +154,12 @@ async def test_put_replaces_links_and_never_writes_through_them(box: Sandbox, sh
     assert await box.read_file("/srv/other/file") == b"safe\n"
 
 
-async def test_put_does_not_turn_files_into_folders_or_back(box: Sandbox, sh: Sh) -> None:
-    await sh("mkdir -p /srv/a/folder && echo x > /srv/a/file")
+async def test_put_destroys_no_folder_and_enters_no_file(box: Sandbox, sh: Sh) -> None:
+    await sh("mkdir -p /srv/a/folder && echo x > /srv/a/file && echo y > /srv/a/folder/inside")
     for path in ("file/below", "folder"):
         with pytest.raises(SandboxError):
             await box.put_tree(Tree.of({path: b""}), "/srv/a")
-    assert (await sh("cat /srv/a/file && test -d /srv/a/folder")).stdout == b"x\n"
+    assert (await sh("cat /srv/a/file /srv/a/folder/inside")).stdout == b"x\ny\n"
 
 
 async def test_getting_a_single_file(box: Sandbox) -> None:

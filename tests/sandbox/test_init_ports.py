@@ -38,7 +38,7 @@ async def test_ports_reach_into_the_sandbox(box: Box, served: socket.socket) -> 
     with inside, outside:
         await loop.sock_sendall(outside, b"hello")
         assert await loop.sock_recv(inside, 100) == b"hello"
-    with pytest.raises(SandboxError, match="Address already in use"):
+    with pytest.raises(SandboxError, match=r"Address.* in use"):
         await box.client.listen(port)
 
 

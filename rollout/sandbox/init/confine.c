@@ -1,4 +1,4 @@
-/* What a process of the sandbox may do at most: rlimits, capabilities, no new privileges, seccomp. */
+/* What a process of the sandbox may do at most: rlimits, capabilities, no_new_privs, seccomp. */
 #define _GNU_SOURCE
 #include "launch.h"
 

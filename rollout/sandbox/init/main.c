@@ -3,6 +3,13 @@
 
 #include <string.h>
 
+#ifndef SOURCES_DIGEST
+#define SOURCES_DIGEST "unknown"
+#endif
+
+/* How build.py knows that a program was made of the sources beside it. */
+const char sources_digest[] __attribute__((used)) = SOURCES_DIGEST;
+
 int launch_main(int argc, char **argv) __attribute__((weak));
 
 int main(int argc, char **argv)

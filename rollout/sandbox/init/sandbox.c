@@ -18,7 +18,7 @@
 #define BINARY 5
 #define BACKLOG 128
 
-/* Bound before the host is left: no path inside leads to it, and the network is the sandbox's own. */
+/* Bound before the host is left: no path inside leads to it, and its network is the sandbox's. */
 static int open_listener(const struct request *r, int *listener)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};

@@ -218,7 +218,7 @@ class MemorySandbox:
             self._lay_entry(entry, dest, who)
 
     def _lay_entry(self, entry: TreeEntry, dest: str, who: Who) -> None:
-        """A file or link in the way is replaced, never written through; folders are kept."""
+        """A file, link or empty folder in the way is replaced, and never written through."""
         at = dest
         for part in entry.path.split("/")[:-1]:
             at += f"/{part}"
@@ -229,7 +229,9 @@ class MemorySandbox:
             folder.mode, folder.uid, folder.gid = entry.mode & _PERMISSIONS, who.uid, who.gid
             return
         place = self._files.locate(path, follow=False)
-        if place.node is not None:
+        if isinstance(place.node, Folder):
+            self._files.remove_folder(path)
+        elif place.node is not None:
             self._files.unlink(path)
         if entry.kind == "link":
             link = Link(target=entry.target, mode=0o777, uid=who.uid, gid=who.gid)
