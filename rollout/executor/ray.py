@@ -51,7 +51,7 @@ class RayExecutor:
                     while not (look := await look_at(coordinator)).ended:
                         yield look.progress
                         crew.raise_if_broken()
-                        await asyncio.sleep(PROGRESS_S)
+                        await asked(coordinator.ask.remote("wait_ended", PROGRESS_S), "waiting")
                     _raise_if_useless(look)
             finally:
                 with suppress(RolloutError):  # If it is gone, whoever looks next is told.

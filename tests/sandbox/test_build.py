@@ -24,6 +24,14 @@ def test_the_program_is_static_and_says_how_it_is_used(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["box"]
 
 
+def test_the_sources_compile_without_a_warning() -> None:
+    """Here and not in the build: a newer compiler's new warning must not fail an install."""
+    sources = sorted(build.HERE.glob("*.c"))
+    strict = ["gcc", *build.FLAGS, "-Werror", "-fsyntax-only", '-DSOURCES_DIGEST="x"', *sources]
+    done = subprocess.run(strict, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_it_is_rebuilt_for_other_sources_and_only_once(tmp_path: Path) -> None:
     folder = tmp_path / "init"
     folder.mkdir()

@@ -23,7 +23,6 @@ FLAGS = (
     "-O2",
     "-Wall",
     "-Wextra",
-    "-Werror",
     "-fstack-protector-strong",
     "-static",
     "-s",
