@@ -69,7 +69,7 @@ class NativeEngine:
         self._label = owner or "engine"
         self._root_dir = Path(conf.root_dir).absolute()
         self._store = ImageStore(self._root_dir)
-        self._slots = Slots(self._root_dir, uid_base=conf.uid_base, max_slots=conf.max_slots)
+        self._slots = Slots(uid_base=conf.uid_base, max_slots=conf.max_slots)
         self._owner: Owner | None = None
         self._folder_fd = -1
         self._hierarchies: Hierarchies | None = None

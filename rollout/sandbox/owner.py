@@ -21,6 +21,8 @@ from rollout.sandbox.cgroups import Hierarchies
 RANGE = 65_536
 """Host uids of one slot."""
 SLOTS_PER_BLOCK = 64
+SLOTS = Path("/run/rollout/slots")
+"""The locks of the machine's uid ranges; not below a root folder, of which there may be several."""
 FS_IOC_GETFLAGS = 0x80086601
 FS_IOC_SETFLAGS = 0x40086602
 TOPDIR_FLAG = 0x00020000
@@ -102,8 +104,8 @@ class Slots:
     They are taken in blocks: a lock for each sandbox would cost a descriptor for each.
     """
 
-    def __init__(self, root_dir: Path, *, uid_base: int, max_slots: int) -> None:
-        self._folder = root_dir / "slots"
+    def __init__(self, *, uid_base: int, max_slots: int, folder: Path = SLOTS) -> None:
+        self._folder = folder
         self._uid_base = uid_base
         self._blocks = max(1, max_slots // SLOTS_PER_BLOCK)
         self._locks: dict[int, int] = {}
@@ -132,10 +134,10 @@ class Slots:
         for block in range(self._blocks):
             if block in self._locks:
                 continue
-            lock = _try_lock(self._folder / f"{self._uid_base}-{block}")
+            first = self._uid_base + block * SLOTS_PER_BLOCK * RANGE
+            lock = _try_lock(self._folder / str(first))
             if lock is not None:
                 self._locks[block] = lock
-                first = self._uid_base + block * SLOTS_PER_BLOCK * RANGE
                 self._free = [first + n * RANGE for n in reversed(range(SLOTS_PER_BLOCK))]
                 return
         raise SandboxError(

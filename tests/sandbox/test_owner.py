@@ -99,8 +99,8 @@ def test_sweep_names_whom_it_swept(tmp_path: Path) -> None:
 
 
 def test_slots_of_two_processes_never_meet(tmp_path: Path) -> None:
-    first = Slots(tmp_path, uid_base=1_000_000, max_slots=2 * SLOTS_PER_BLOCK)
-    second = Slots(tmp_path, uid_base=1_000_000, max_slots=2 * SLOTS_PER_BLOCK)
+    first = Slots(uid_base=1_000_000, max_slots=2 * SLOTS_PER_BLOCK, folder=tmp_path)
+    second = Slots(uid_base=1_000_000, max_slots=2 * SLOTS_PER_BLOCK, folder=tmp_path)
     mine = {first.take() for _ in range(SLOTS_PER_BLOCK)}
     others = {second.take() for _ in range(SLOTS_PER_BLOCK)}
     assert len(mine | others) == 2 * SLOTS_PER_BLOCK
