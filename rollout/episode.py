@@ -60,6 +60,7 @@ class Bench:
     timeouts: TimeoutsConf
     run_id: str
     node: str
+    worker: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +288,7 @@ class _Episode:
             epoch=lease.epoch,
             n=lease.n,
             outcome=self.outcome,
-            worker=self.bench.node,
+            worker=self.bench.worker,
             started_at=said.started_at,
             finished_at=finished_at,
             error=clip(str(self.error or ""), 2_000),

@@ -84,22 +84,15 @@ class WarmPool:
     async def claim(self, spec: SandboxSpec, *, timeout_s: float) -> Sandbox:
         """A ready sandbox made to `spec`, for the caller to `release`.
 
-        Waits its turn while the machine is full. SandboxError when it can never fit, when making
-        it failed, or after `timeout_s`.
+        Waits its turn, for as long as it takes, while the machine is full; `timeout_s` is for
+        the making alone. SandboxError when it can never fit or making it failed or took longer.
         """
         shelf = self._shelf(spec)
         shelf.expected = max(0, shelf.expected - 1)
         if shelf.ready:
             sandbox = shelf.ready.popleft()
         else:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    sandbox = await self._create_cold(shelf)
-            except TimeoutError:
-                raise SandboxError(
-                    f"no sandbox for image {spec.image.digest[:12]} within {timeout_s:g} s: "
-                    f"{self._live} alive on this worker"
-                ) from None
+            sandbox = await self._create_cold(shelf, timeout_s)
         self._claimed[sandbox.id] = sandbox
         self._wake.set()
         return sandbox
@@ -111,9 +104,16 @@ class WarmPool:
 
     # ---------------------------------------------------------------- making and ending
 
-    async def _create_cold(self, shelf: _Shelf) -> Sandbox:
+    async def _create_cold(self, shelf: _Shelf, timeout_s: float) -> Sandbox:
         await self._admit(shelf.spec)
-        return await self._create(shelf)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._create(shelf)
+        except TimeoutError:
+            raise SandboxError(
+                f"no sandbox of image {shelf.spec.image.digest[:12]} was made within "
+                f"{timeout_s:g} s (timeouts.create_s); {self._live} are alive on this worker"
+            ) from None
 
     async def _create(self, shelf: _Shelf) -> Sandbox:
         """Make one sandbox whose share of the machine is already taken."""

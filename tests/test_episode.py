@@ -102,7 +102,9 @@ async def bench() -> AsyncIterator[Bench]:
     room = Capacity(cpu=8, memory_mb=8000, disk_mb=8000, pids=8000)
     pool = WarmPool(engine, PoolConf(), room)
     await pool.start()
-    yield Bench(engine=engine, pool=pool, timeouts=TimeoutsConf(), run_id="run", node="here")
+    yield Bench(
+        engine=engine, pool=pool, timeouts=TimeoutsConf(), run_id="run", node="here", worker="w1"
+    )
     assert pool.counts()["claimed"] == 0, "every sandbox was given back"
     await pool.close()
     await engine.close()

@@ -25,13 +25,14 @@ class CountingEngine(MemoryEngine):
     at_once = 0
     most_at_once = 0
     to_fail = 0
+    slow_s = 0.001
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         self.created += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(self.slow_s)
             if self.to_fail:
                 self.to_fail -= 1
                 raise SandboxError("told to fail")
@@ -167,15 +168,29 @@ async def test_what_can_never_fit_is_refused_at_once(engine: CountingEngine, ima
     await pool.close()
 
 
-async def test_no_room_in_time_is_an_error_that_leaves_no_share_taken(
+async def test_waiting_for_room_is_not_counted_as_making(
     engine: CountingEngine, image: Image
 ) -> None:
     pool = await opened(engine)
     whole = spec(image, memory_mb=1000)
     box = await pool.claim(whole, timeout_s=5)
-    with pytest.raises(SandboxError, match="1 alive on this worker"):
-        await pool.claim(whole, timeout_s=0.05)
+    waiting = asyncio.create_task(pool.claim(whole, timeout_s=0.05))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
     await pool.release(box)
+    await pool.release(await waiting)
+    await pool.close()
+
+
+async def test_a_create_that_takes_too_long_is_an_error_and_takes_no_room(
+    engine: CountingEngine, image: Image
+) -> None:
+    pool = await opened(engine)
+    whole = spec(image, memory_mb=1000)
+    engine.slow_s = 60
+    with pytest.raises(SandboxError, match="create_s"):
+        await pool.claim(whole, timeout_s=0.02)
+    engine.slow_s = 0.001
     await pool.release(await pool.claim(whole, timeout_s=5))
     await pool.close()
 

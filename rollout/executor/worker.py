@@ -274,6 +274,7 @@ class Worker:
             timeouts=plan.timeouts,
             run_id=plan.run_id,
             node=self._node,
+            worker=self._name,
         )
 
         def on_phase(phase: str) -> None:
