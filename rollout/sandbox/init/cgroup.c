@@ -46,7 +46,7 @@ int join_cgroups(const struct request *r)
 {
 	char path[512];
 	for (int i = 0; i < r->join_count; i++) {
-		snprintf(path, sizeof path, "%s/cgroup.procs", r->joins[i]);
+		snprintf(path, sizeof path, "%s/tasks", r->joins[i]);
 		if (write_text(path, "0"))
 			return -1;
 	}
