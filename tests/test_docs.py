@@ -87,7 +87,7 @@ class TestReadme:
         "command", [c for c in commands() if c.startswith("python -m rollout") and "+" not in c]
     )
     def test_verbs_run_as_printed(self, quickstart: Path, command: str) -> None:
-        tasks = str(ROOT / "rollout/tasks/quickstart/fix-mean")
+        tasks = str(ROOT / "rollout/tasks/quickstart/fix-median")
         args = shlex.split(command.replace("path/to/tasks", tasks))[3:]
         done = rollout(*args, cwd=quickstart)
         assert done.returncode == 0, done.stdout + done.stderr
