@@ -136,6 +136,18 @@ async def test_neighbours_do_not_see_each_other(engine: NativeEngine) -> None:
     assert "sleep" not in await out(second, "cat /proc/*/comm 2>/dev/null; true")
 
 
+async def test_every_sandbox_has_a_network_of_its_own(engine: NativeEngine) -> None:
+    """Those made ahead and those made with the sandbox alike, more than are ever made ahead."""
+    boxes = await asyncio.gather(*(make(engine) for _ in range(20)))
+    names = [await out(box, "readlink /proc/self/ns/net") for box in boxes]
+    assert len(set(names)) == 20
+    host = os.readlink("/proc/self/ns/net")
+    assert host not in {name.strip() for name in names}
+    serve = "import socket; s = socket.create_server(('127.0.0.1', 80)); print(s.getsockname()[1])"
+    assert {await python(box, serve) for box in boxes} == {"80"}
+    await asyncio.gather(*(box.close() for box in boxes))
+
+
 async def until_there(box: NativeSandbox, path: str) -> None:
     async with asyncio.timeout(20):
         while not (await box.exec(["test", "-e", path])).ok:

@@ -98,15 +98,18 @@ static int prepare(struct request *r)
 	r->userns = map_ids(0, r->uids);
 	if (r->userns < 0 || find_maps(&r->root, r->uids) || find_maps(&r->usr, r->uids))
 		return -1;
-	return make_cgroups(r) || open_scratch(r) ? -1 : 0;
+	if (make_cgroups(r) || open_scratch(r))
+		return -1;
+	r->network = take_spare_network();
+	return 0;
 }
 
 static int spawn(const struct request *r)
 {
 	int ready[2];
 	struct clone_args args = {
-		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET |
-			 CLONE_INTO_CGROUP,
+		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
+			 CLONE_INTO_CGROUP | (r->network < 0 ? CLONE_NEWNET : 0),
 		.exit_signal = SIGCHLD,
 		.cgroup = (uint64_t)r->cgroup_fd,
 	};
@@ -137,6 +140,8 @@ static void create(char *line)
 	}
 	if (r.cgroup_fd >= 0)
 		close(r.cgroup_fd);
+	if (r.network >= 0)
+		close(r.network);
 }
 
 /* ---------------------------------------------------------------- how it goes on */
@@ -283,7 +288,11 @@ static void serve(int signals, int parent)
 		for (int i = 0; i < box_count && count < 3 + STARTING_AT_ONCE; i++)
 			if (boxes[i].state == STARTING)
 				fds[count++] = (struct pollfd){boxes[i].ready, POLLIN, 0};
-		if (poll(fds, (nfds_t)count, -1) < 0)
+		bool ahead = !starting && wants_spare_network();
+		int events = poll(fds, (nfds_t)count, ahead ? 0 : -1);
+		if (events == 0)
+			make_spare_network();
+		if (events <= 0)
 			continue;
 		for (int i = 0; i < box_count; i++)
 			if (boxes[i].state == STARTING)

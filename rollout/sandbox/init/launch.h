@@ -35,6 +35,7 @@ struct request {
 	struct stack root, usr;
 	unsigned long long scratch_bytes; /* 0: a folder on disk, else a tmpfs of this size */
 	int scratch;                      /* its mount, or -1 */
+	int network;                      /* a spare one, or -1 */
 	const char *cgroup;               /* v2 directory */
 	int cgroup_fd;
 	const char *joins[MAX_JOINS]; /* v1 directories */
@@ -76,8 +77,10 @@ int mount_all(const struct request *r);
 int pivot(void);
 
 /* net.c */
-int raise_loopback(void);
-int open_ports(void);
+bool wants_spare_network(void);
+void make_spare_network(void);
+int take_spare_network(void);
+int enter_network(int spare);
 
 /* confine.c */
 int set_limits(void);

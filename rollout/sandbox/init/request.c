@@ -73,7 +73,7 @@ static int parse_field(char *key, char *value, struct request *r)
 
 int parse_create(char *line, struct request *r)
 {
-	*r = (struct request){.userns = -1, .scratch = -1, .cgroup_fd = -1};
+	*r = (struct request){.userns = -1, .scratch = -1, .network = -1, .cgroup_fd = -1};
 	r->id = strsep(&line, "\t");
 	for (char *field; (field = strsep(&line, "\t"));) {
 		char *value = strchr(field, '=');

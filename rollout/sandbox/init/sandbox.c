@@ -71,9 +71,10 @@ static int build_sandbox(const struct request *r, const struct launcher *l, int 
 {
 	int listener, binary = l->binary, launcher = l->self;
 
-	if (join_cgroups(r) || make_scratch(r) || open_listener(r, &listener) || mount_all(r))
+	if (join_cgroups(r) || enter_network(r->network) || make_scratch(r) ||
+	    open_listener(r, &listener) || mount_all(r))
 		return -1;
-	if (raise_loopback() || open_ports() || pivot() || set_hostname())
+	if (pivot() || set_hostname())
 		return -1;
 	if (enter_userns(r->userns) || limit_userns() || set_limits())
 		return -1;
