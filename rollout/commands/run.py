@@ -124,7 +124,8 @@ def _show_closing(job: Job) -> Standing:
         standing = stand(job.plan.specs, dataset.state)
         planned = count_by(spec.arm for spec in job.plan.specs)
         summary = summarise(dataset, planned)
-    show(sys.stdout, closing(summary, uri, list(_what_next(job, standing))))
+    notes = list(_what_next(job, standing))
+    show(sys.stdout, closing(summary, uri, notes, endpoint_url=store.endpoint_url))
     return standing
 
 

@@ -51,14 +51,16 @@ def show(stream: TextIO, *parts: RenderableType, wrap: bool = True) -> bool:
     return True
 
 
-def closing(summary: RunSummary, uri: str, notes: Sequence[str] = ()) -> RenderableType:
+def closing(
+    summary: RunSummary, uri: str, notes: Sequence[str] = (), *, endpoint_url: str | None = None
+) -> RenderableType:
     """Everything that is printed when a run has ended."""
     parts: list[RenderableType] = [table(summary)]
     if summary.stages:
         parts.extend(["", stage_table(summary)])
     parts.append("")
     parts.extend(note_line(note) for note in [*_remarks(summary), *notes])
-    parts.append(where(uri))
+    parts.append(where(uri, endpoint_url=endpoint_url))
     return Group(*parts)
 
 
@@ -66,12 +68,15 @@ def table(summary: RunSummary) -> Table:
     """One line for each arm: how many, how good, how sure, and how they ended."""
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     made.add_column("arm", overflow="fold")
-    for name in ("n", "coverage", "mean reward", "95 % interval", "pass@1", _pass_k(summary.arms)):
+    groups = any(arm.k > 1 for arm in summary.arms)
+    for name in ("n", "coverage", "mean reward", "95 % interval", "pass@1"):
         made.add_column(name, justify="right")
+    if groups:
+        made.add_column(_pass_k(summary.arms), justify="right")
     made.add_column("outcomes", overflow="fold")
     made.add_column("failed attempts", justify="right")
     for arm in summary.arms:
-        made.add_row(*_cells(arm))
+        made.add_row(*_cells(arm, groups=groups))
     return made
 
 
@@ -88,10 +93,11 @@ def stage_table(summary: RunSummary) -> Table:
     return made
 
 
-def where(uri: str) -> Text:
+def where(uri: str, *, endpoint_url: str | None = None) -> Text:
     """Where the dataset is, and the line of Python that opens it."""
     shown = printable(uri)
-    return Text(f"dataset  {shown}\nopen it  rollout.open_dataset({shown!r}).scan()")
+    more = f", endpoint_url={printable(endpoint_url)!r}" if endpoint_url else ""
+    return Text(f"dataset  {shown}\nopen it  rollout.open_dataset({shown!r}{more}).scan()")
 
 
 def note_line(note: str) -> Text:
@@ -137,7 +143,8 @@ def _harmless(char: str) -> bool:
     return unicodedata.category(char) not in ("Cc", "Cs") and char not in _FORMAT_CONTROLS
 
 
-def _cells(arm: ArmSummary) -> tuple[RenderableType, ...]:
+def _cells(arm: ArmSummary, *, groups: bool) -> tuple[RenderableType, ...]:
+    """One arm's line; without groups pass@k would repeat pass@1."""
     return (
         text(arm.arm),
         f"{arm.committed}/{arm.planned}",
@@ -145,7 +152,7 @@ def _cells(arm: ArmSummary) -> tuple[RenderableType, ...]:
         number(arm.mean_reward),
         _interval(arm.interval),
         number(arm.pass_at_1),
-        number(arm.pass_at_k),
+        *([number(arm.pass_at_k)] if groups else []),
         text(counted(arm.outcomes)),
         str(arm.attempts_failed),
     )

@@ -141,7 +141,7 @@ async def test_every_sandbox_has_a_network_of_its_own(engine: NativeEngine) -> N
     boxes = await asyncio.gather(*(make(engine) for _ in range(20)))
     names = [await out(box, "readlink /proc/self/ns/net") for box in boxes]
     assert len(set(names)) == 20
-    host = os.readlink("/proc/self/ns/net")
+    host = str(Path("/proc/self/ns/net").readlink())
     assert host not in {name.strip() for name in names}
     serve = "import socket; s = socket.create_server(('127.0.0.1', 80)); print(s.getsockname()[1])"
     assert {await python(box, serve) for box in boxes} == {"80"}
