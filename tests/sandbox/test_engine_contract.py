@@ -115,10 +115,10 @@ async def test_unknown_user_is_an_error_of_the_call(sh: Sh) -> None:
 
 
 async def test_an_ordinary_user_cannot_write_what_is_roots(sh: Sh) -> None:
-    await sh("mkdir /work && echo root > /work/file && mkdir -m 700 /work/closed")
-    for script in ("echo x > /work/file", "echo x > /work/new", "rm /work/file", "ls /work/closed"):
+    await sh("mkdir /desk && echo root > /desk/file && mkdir -m 700 /desk/closed")
+    for script in ("echo x > /desk/file", "echo x > /desk/new", "rm /desk/file", "ls /desk/closed"):
         assert (await sh(script, user="nobody")).exit_code != 0, script
-    assert (await sh("cat /work/file", user="nobody")).stdout == b"root\n"
+    assert (await sh("cat /desk/file", user="nobody")).stdout == b"root\n"
     assert (await sh("echo x > /tmp/own && cat /tmp/own", user="nobody")).stdout == b"x\n"
 
 

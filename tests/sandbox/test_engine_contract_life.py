@@ -30,13 +30,13 @@ def put(text: str, dest: str = "/opt/tool") -> BuildStep:
 async def test_build_steps_shape_the_sandbox(bench: Bench) -> None:
     steps = (
         put("#!/bin/sh\necho ran as $(id -un) in $(pwd) with $COLOR\n"),
-        BuildStep(op="workdir", dest="/work/here"),
+        BuildStep(op="workdir", dest="/desk/here"),
         BuildStep(op="env", key="COLOR", value="blue"),
         BuildStep(op="user", value="nobody"),
     )
     box = await bench.sandbox(Blueprint(name="shaped", steps=steps))
     result = await box.exec(["/opt/tool/run"])
-    assert result.stdout == b"ran as nobody in /work/here with blue\n"
+    assert result.stdout == b"ran as nobody in /desk/here with blue\n"
     over = await box.exec(["/opt/tool/run"], env={"COLOR": "red"}, cwd="/tmp", user="root")
     assert over.stdout == b"ran as root in /tmp with red\n"
 
@@ -176,14 +176,14 @@ async def test_an_ended_sandbox_is_lost(box: Sandbox) -> None:
 
 async def test_images_keep_the_settings_of_their_parent(bench: Bench) -> None:
     steps = (
-        BuildStep(op="workdir", dest="/work"),
+        BuildStep(op="workdir", dest="/desk"),
         BuildStep(op="env", key="COLOR", value="blue"),
         BuildStep(op="user", value="nobody"),
     )
     box = await bench.sandbox(Blueprint(steps=steps))
     child = await bench.create(bare(await box.end_as_image()))
     result = await shell_in(child)("echo $(pwd) $COLOR $(id -un)")
-    assert result.stdout == b"/work blue nobody\n"
+    assert result.stdout == b"/desk blue nobody\n"
 
 
 async def test_forks_of_forks(bench: Bench, box: Sandbox) -> None:
