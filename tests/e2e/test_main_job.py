@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
@@ -155,6 +156,46 @@ class TestInterrupted:
         assert len(run.ids()) == len(set(run.ids())) == 48
         bare = pads.dataset(run.root / "trajectories", format="parquet", partitioning=None)
         assert sorted(bare.to_table()["trajectory_id"].to_pylist()) == sorted(run.ids())
+
+    def test_killed_worker_costs_attempts_and_no_row(self, tmp_path: Path, executor: str) -> None:
+        run = slow(tmp_path, executor)
+        process = run.start()
+        run.wait_for_rows(4, process)
+        worker = "local_worker" if executor == "local" else "WorkerActor"
+        below = psutil.Process(process.pid).children(recursive=True)
+        victims = [child for child in below if worker in " ".join(child.cmdline())]
+        assert victims, [child.cmdline() for child in below]
+        victims[0].kill()
+        code, output = ended(process)
+        assert code == 0, output
+        assert len(run.ids()) == len(set(run.ids())) == 48
+        rows = run.rows()
+        assert {row["outcome"] for row in rows} == {"ok"}
+        earlier = [attempt for row in rows for attempt in row["attempts"][:-1]]
+        assert {attempt["outcome"] for attempt in earlier} == {"sandbox_lost"}
+
+
+@pytest.mark.usefixtures("clean")
+def test_agents_out_of_memory_or_time_are_scored_on_what_they_left(tmp_path: Path) -> None:
+    hog = "head -c 2000m /dev/zero | tail"
+    run = Run(
+        tmp_path,
+        "executor=local",
+        "task.limit=1",
+        "agent=script",
+        "~sweep.agent",
+        f"+sweep.agent.script=['true','{hog}','sleep 600','exit 3']",
+        "timeouts.agent_override_s=5",
+    )
+    code, output = run.finish()
+    assert code == 0, output
+    endings = sorted((row["outcome"], row["stop_reason"], row["reward"]) for row in run.rows())
+    assert endings == [
+        ("agent_error", "error", 0.0),
+        ("agent_timeout", "timeout", 0.0),
+        ("ok", "completed", 0.0),
+        ("out_of_memory", "error", 0.0),
+    ]
 
 
 @pytest.mark.usefixtures("clean")
