@@ -11,6 +11,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -198,11 +199,14 @@ static int pass_deadlines(void)
 
 static void forget_inherited_signals(void)
 {
+	/* The kernel's own struct: handler, flags, restorer, mask. */
+	static const unsigned long by_default[4];
 	sigset_t all;
 
-	/* An ignored signal would stay ignored in every process that we start. */
+	/* An ignored signal would stay ignored in every process that we start. By the bare call:
+	 * libcs keep two signals to themselves and refuse to touch them, inherited or not. */
 	for (int number = 1; number < NSIG; number++)
-		signal(number, SIG_DFL);
+		syscall(SYS_rt_sigaction, number, by_default, NULL, sizeof(by_default[3]));
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 }
