@@ -43,7 +43,6 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "hydra": ("compose", "compose_errors", "__main__"),
     "numpy": ("report.", "dataset."),
     "omegaconf": ("compose", "compose_errors", "__main__"),
-    "psutil": ("",),
     "pyarrow": ("dataset.", "report."),
     "ray": ("executor.ray",),
     "rich": ("report.",),
@@ -51,7 +50,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 }
 """Each library from outside, and the prefixes of the modules that may import it."""
 
-NOT_YET = {"docker", "psutil"}
+NOT_YET = {"docker"}
 """Libraries with a place but no user so far."""
 
 INSIDE_FUNCTIONS = {
