@@ -9,7 +9,8 @@ from rollout.agents.base import Recorder
 from rollout.aio import Deadline
 from rollout.errors import AgentError
 from rollout.sandbox.base import ExecResult, Sandbox
-from rollout.sandbox.output import head_and_tail, text_of
+from rollout.sandbox.output import text_of
+from rollout.transcript import clip
 from rollout.types import AgentStep, Message, StopReason, Task, ToolCall
 
 MESSAGE_CHARS = 16_000
@@ -47,7 +48,7 @@ async def run_recorded(
         Message(
             role="tool",
             tool_call_id=call.id,
-            content=head_and_tail(output, MESSAGE_CHARS) + _ending(result),
+            content=clip(output, MESSAGE_CHARS) + _ending(result),
         )
     )
     record.step(
@@ -64,8 +65,8 @@ async def run_recorded(
         return StopReason.TIMEOUT
     if result.exit_code != 0:
         raise AgentError(
-            f"`{head_and_tail(shown, 200)}` ended with exit code {result.exit_code}; it printed: "
-            f"{head_and_tail(output.strip(), ERROR_CHARS) or 'nothing'}"
+            f"`{clip(shown, 200)}` ended with exit code {result.exit_code}; it printed: "
+            f"{clip(output.strip(), ERROR_CHARS) or 'nothing'}"
         )
     return StopReason.COMPLETED
 

@@ -9,11 +9,3 @@ def text_of(result: ExecResult) -> str:
     between = "\n" if out and err and not out.endswith("\n") else ""
     end = "\n… the rest went past the output limit" if result.truncated else ""
     return f"{out}{between}{err}{end}"
-
-
-def head_and_tail(text: str, limit_chars: int) -> str:
-    """At most about `limit_chars`: how it began and how it ended, saying what was left out."""
-    if len(text) <= limit_chars:
-        return text
-    half = limit_chars // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"

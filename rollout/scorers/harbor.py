@@ -11,6 +11,7 @@ from rollout.scorers.base import Verdict
 from rollout.scorers.verdicts import (
     TEST_SCRIPT,
     TESTS,
+    lay,
     no_verdict,
     printed,
     put_tests,
@@ -69,9 +70,9 @@ async def _fresh_logs(task: Task, sandbox: Sandbox) -> None:
     owner = task.verifier.user or sandbox.spec.user or sandbox.spec.image.user
     await sandbox.remove(VERIFIER_LOGS)
     shared = tuple(TreeEntry(name, "dir", 0o777) for name in ("agent", "artifacts"))
-    await sandbox.put_tree(Tree(shared), LOGS)
+    await lay(sandbox, Tree(shared), LOGS)
     own = Tree((TreeEntry("verifier", "dir", 0o755),))
-    await sandbox.put_tree(own, LOGS, owner=owner)
+    await lay(sandbox, own, LOGS, owner=owner)
 
 
 async def _read_rewards(sandbox: Sandbox) -> dict[str, float]:

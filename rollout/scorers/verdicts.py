@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 
 from rollout.aio import Deadline
 from rollout.errors import SandboxError, SandboxLost, ScoreError
 from rollout.sandbox.base import ExecResult, Sandbox
-from rollout.sandbox.output import head_and_tail, text_of
+from rollout.sandbox.output import text_of
 from rollout.tasks.trees import with_executable
-from rollout.types import Task
+from rollout.transcript import clip
+from rollout.types import Task, Tree
 
 TESTS = "/tests"
 TEST_SCRIPT = "test.sh"
@@ -31,7 +33,40 @@ async def put_tests(task: Task, sandbox: Sandbox) -> None:
     """The task's tests at /tests, and nothing there that the agent may have left."""
     await sandbox.remove(TESTS)
     if task.tests.entries:
-        await sandbox.put_tree(with_executable(task.tests, TEST_SCRIPT), TESTS)
+        await lay(sandbox, with_executable(task.tests, TEST_SCRIPT), TESTS)
+
+
+async def lay(sandbox: Sandbox, tree: Tree, folder: str, *, owner: str = "") -> None:
+    """Put `tree` in `folder`, whatever the agent left in the way of it.
+
+    What is no folder goes; a folder stays. Else an agent could turn its zero into no verdict by
+    deleting its own working directory or by putting a file where a folder belongs.
+    """
+    try:
+        await sandbox.put_tree(tree, folder, owner=owner)
+    except SandboxLost:
+        raise
+    except SandboxError:
+        wanted = [entry.path for entry in tree.entries if entry.kind == "dir"]
+        for path in [*_with_parents(folder), *(f"{folder}/{name}" for name in wanted)]:
+            await _make_folder(sandbox, path)
+        await sandbox.put_tree(tree, folder, owner=owner)
+
+
+def _with_parents(folder: str) -> list[str]:
+    """`/a`, `/a/b`, … down to the folder itself."""
+    path = PurePosixPath(folder)
+    return [str(parent) for parent in [*reversed(path.parents), path]][1:]
+
+
+async def _make_folder(sandbox: Sandbox, path: str) -> None:
+    try:
+        await sandbox.put_tree(Tree(), path)
+    except SandboxLost:
+        raise
+    except SandboxError:
+        await sandbox.remove(path)
+        await sandbox.put_tree(Tree(), path)
 
 
 async def run_to_end(
@@ -44,12 +79,13 @@ async def run_to_end(
     deadline: Deadline,
 ) -> tuple[ExecResult, str]:
     """The result and what was printed; ScoreError when the deadline cut it off."""
+    await lay(sandbox, Tree(), sandbox.spec.workdir or sandbox.spec.image.workdir)
     limit_s = deadline.left_s
     result = await sandbox.exec(argv, env=env, user=task.verifier.user, timeout_s=max(limit_s, 0.1))
-    output = head_and_tail(text_of(result), OUTPUT_CHARS)
+    output = clip(text_of(result), OUTPUT_CHARS)
     if result.timed_out:
         raise ScoreError(
-            f"task {task.id}: `{head_and_tail(shown, 200)}` did not end within {limit_s:.1f} s; "
+            f"task {task.id}: `{clip(shown, 200)}` did not end within {limit_s:.1f} s; "
             f"{printed(output)}"
         )
     return result, output
@@ -57,4 +93,4 @@ async def run_to_end(
 
 def printed(output: str) -> str:
     """The end of an error message: what the scorer's command said."""
-    return f"it printed: {head_and_tail(output.strip(), ERROR_CHARS) or 'nothing'}"
+    return f"it printed: {clip(output.strip(), ERROR_CHARS) or 'nothing'}"
