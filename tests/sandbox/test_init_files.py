@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from rollout.errors import SandboxError, SandboxLost, TreeRefused
 from rollout.sandbox import wire
+from rollout.sandbox.init import build
 from rollout.types import Tree, TreeEntry
 from tests.sandbox.init_box import Box, running_init, until
 
@@ -199,3 +201,43 @@ async def test_file_operations_hold_nobody_up_and_end_when_cancelled(box: Box) -
         return int((await box.sh("ls -d /proc/[0-9]* | wc -l"))[1]) < int(before)
 
     await until(fewer)
+
+
+LINGERING_EXIT = """
+#include <unistd.h>
+_Noreturn void __real__exit(int code);
+_Noreturn void __wrap__exit(int code) { sleep(5); __real__exit(code); }
+"""
+
+
+@pytest.fixture
+def lingering_box(tmp_path: Path) -> Iterator[Box]:
+    """An init whose file operations live on for a while after their answer."""
+    source, program = tmp_path / "exit.c", tmp_path / "rollout-box"
+    source.write_text(LINGERING_EXIT)
+    sources = [*sorted(build.HERE.glob("*.c")), source]
+    wrapped = [*build.FLAGS, '-DSOURCES_DIGEST="x"', "-Wl,--wrap=_exit", "-o", program, *sources]
+    subprocess.run(["gcc", *wrapped], check=True)
+    with running_init(tmp_path, program) as made:
+        yield made
+
+
+@pytest.mark.parametrize("op", [wire.Op.WRITE_FILE, wire.Op.UNPACK_TREE])
+async def test_a_file_is_closed_before_the_host_hears_that_it_is_written(
+    lingering_box: Box, op: wire.Op
+) -> None:
+    """Whoever executes it at once would else find it "busy", code 126, now and then.
+
+    Always here: the connection stays open, so nothing ends the process that wrote.
+    """
+    box = lingering_box
+    script = b"#!/bin/sh\nexit 7\n"
+    place, content = box.folder / "run", wire.frame(wire.In.DATA, script)
+    if op is wire.Op.UNPACK_TREE:
+        content = wire.entry(wire.EntryHead("file", 0o755, b"run", b"")) + content
+    dest = str(place if op is wire.Op.WRITE_FILE else box.folder)
+    with box.raw() as writing:
+        request = wire.file_request(op, dest, owner="", mode=0o755)
+        writing.sendall(request + content + wire.frame(wire.In.END))
+        assert writing.recv(5)[:1] == bytes([wire.Out.OK])
+        assert (await box.client.exec([str(place)])).exit_code == 7
