@@ -1,7 +1,8 @@
 /* User namespaces as maps of ids: one range of host uids for each sandbox slot.
  *
  * A namespace lives as long as its descriptor, so they are made once and kept. The cache is
- * direct-mapped: bounded, and a lost entry only costs making it again. */
+ * direct-mapped and small, for every clone copies the launcher's descriptors and closes them; a
+ * lost entry only costs making it again. */
 #define _GNU_SOURCE
 #include "launch.h"
 
@@ -15,7 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CACHED 1024
+#define CACHED 256
 
 static struct {
 	uint32_t from, onto;
@@ -27,7 +28,7 @@ static int limit_userns(void);
 /* A child in a new user namespace, which limits it once told that it has its maps. */
 static pid_t start_holder(int *go)
 {
-	struct clone_args args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD};
+	struct clone_args args = {.flags = CLONE_NEWUSER}; /* no SIGCHLD: it is waited for by name */
 	int mapped[2];
 	char byte;
 	if (pipe2(mapped, O_CLOEXEC))
@@ -57,6 +58,8 @@ static int make_userns(uint32_t from, uint32_t onto)
 {
 	int fd = -1, go = -1, status = 0;
 	char path[64];
+	if (own_proc())
+		return -1;
 	pid_t pid = start_holder(&go);
 	if (pid < 0)
 		return failed("make a user namespace (see user.max_user_namespaces)");
@@ -65,7 +68,7 @@ static int make_userns(uint32_t from, uint32_t onto)
 		failed("open %s", path);
 	bool told = fd >= 0 && write(go, "", 1) == 1;
 	close(go);
-	waitpid(pid, &status, 0);
+	waitpid(pid, &status, __WALL);
 	if (fd < 0 || (told && !status))
 		return fd;
 	close(fd);
@@ -104,10 +107,10 @@ static int limit_userns(void)
 {
 	static const char *const none[] = {"user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time"};
 	char path[64];
-	if (write_text("/proc/sys/user/max_inotify_instances", "64") && errno != ENOENT)
+	if (write_text("mnt/proc/sys/user/max_inotify_instances", "64") && errno != ENOENT)
 		return -1;
 	for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
-		snprintf(path, sizeof path, "/proc/sys/user/max_%s_namespaces", none[i]);
+		snprintf(path, sizeof path, "mnt/proc/sys/user/max_%s_namespaces", none[i]);
 		if (write_text(path, "0") && errno != ENOENT)
 			return -1;
 	}

@@ -104,6 +104,8 @@ static int prepare(struct request *r)
 	if (make_cgroups(r) || open_scratch(r))
 		return -1;
 	r->network = take_spare_network();
+	if (r->network < 0 && own_proc())
+		return -1;
 	return take_spare_scratch(r);
 }
 

@@ -71,6 +71,7 @@ int join_cgroups(const struct request *r);
 
 /* mounts.c */
 int prepare_mounts(int keep_count, char **keep);
+int own_proc(void);
 int open_scratch(struct request *r);
 int mount_all(const struct request *r);
 int pivot(void);

@@ -6,6 +6,7 @@
  *     m        the new root          l0 l1 …  id-mapped layers of /
  *     dev      the shared /dev       k0 k1 …  id-mapped layers of /usr
  *     s        a tmpfs for scratch, where one is asked for
+ *     proc     for settings of namespaces, see own_proc()
  *
  * Every sandbox has its own mount namespace, so the same mount points serve all of them. Names are
  * relative: short enough for 4 KiB of options, and they tell the sandbox nothing of the host. */
@@ -34,6 +35,7 @@
 #define FS_CREATE 6
 #define FSMOUNT_FLAGS_CLOEXEC 1
 #define TMPFS_INODE_BYTES 16384
+#define PROC_USES 64
 
 struct attributes {
 	uint64_t set, clear, propagation, userns;
@@ -95,7 +97,8 @@ static int make_mount_points(void)
 		return failed("make the folder mnt");
 	if (mount("rollout", "mnt", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0700"))
 		return failed("mount a tmpfs");
-	if (mkdir("mnt/m", 0755) || mkdir("mnt/s", 0755) || mkdir("mnt/dev", 0755))
+	if (mkdir("mnt/m", 0755) || mkdir("mnt/s", 0755) || mkdir("mnt/dev", 0755) ||
+	    mkdir("mnt/proc", 0755))
 		return failed("make a mount point");
 	for (int i = 0; i < MAX_LAYERS; i++)
 		for (const char *kind = "lk"; *kind; kind++) {
@@ -141,6 +144,20 @@ int prepare_mounts(int keep_count, char **keep)
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		return failed("make mounts private");
 	return trim_mounts(keep_count, keep) || make_mount_points() || make_dev() ? -1 : 0;
+}
+
+/* A /proc/sys keeps a name for each namespace that ever asked it for a setting and is still there,
+ * all of them in one hash chain: with thousands alive, a lookup would take longer than the rest of
+ * a sandbox's making. So the launcher asks one of its own, and takes a new one now and then. */
+int own_proc(void)
+{
+	static int uses;
+	if (uses++ % PROC_USES)
+		return 0;
+	umount2("mnt/proc", MNT_DETACH); /* none is there at first */
+	if (mount("proc", "mnt/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
+		return failed("mount a /proc for the launcher");
+	return 0;
 }
 
 /* A tmpfs that no mount table of the host shows; through its descriptor the host still reaches it.
