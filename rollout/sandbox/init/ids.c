@@ -18,10 +18,33 @@
 
 #define CACHED 256
 
+bool unprivileged;
+
 static struct {
 	uint32_t from, onto;
 	int fd; /* 0: empty, for descriptor 0 is the launcher's stdin */
 } cache[CACHED];
+
+/* What an ordinary user may do to be root of something: itself, under another number. */
+int enter_own_userns(void)
+{
+	char uids[64], gids[64];
+	snprintf(uids, sizeof uids, "0 %u 1\n", geteuid());
+	snprintf(gids, sizeof gids, "0 %u 1\n", getegid());
+	if (unshare(CLONE_NEWUSER))
+		return failed("make a user namespace as an ordinary user (see kernel.apparmor_"
+			      "restrict_unprivileged_userns and user.max_user_namespaces)");
+	if (write_text("/proc/self/setgroups", "deny") || write_text("/proc/self/uid_map", uids) ||
+	    write_text("/proc/self/gid_map", gids))
+		return -1;
+	unprivileged = true;
+	return 0;
+}
+
+uint32_t ids_each(void)
+{
+	return unprivileged ? 1 : RANGE;
+}
 
 static int limit_userns(void);
 
@@ -46,7 +69,7 @@ static pid_t start_holder(int *go)
 static int write_maps(pid_t pid, uint32_t from, uint32_t onto)
 {
 	char path[64], map[64];
-	snprintf(map, sizeof map, "%u %u %u\n", from, onto, RANGE);
+	snprintf(map, sizeof map, "%u %u %u\n", from, onto, ids_each());
 	snprintf(path, sizeof path, "/proc/%d/uid_map", pid);
 	if (write_text(path, map))
 		return -1;
@@ -76,8 +99,11 @@ static int make_userns(uint32_t from, uint32_t onto)
 	return failed("limit the namespaces inside a user namespace");
 }
 
+/* The descriptor stays the cache's; without ranges each sandbox has one of its own, see below. */
 int map_ids(uint32_t from, uint32_t onto)
 {
+	if (unprivileged)
+		return make_userns(from, onto);
 	uint32_t place = (from / RANGE * 31 + onto / RANGE) % CACHED;
 	if (cache[place].fd && cache[place].from == from && cache[place].onto == onto)
 		return cache[place].fd;
@@ -92,11 +118,18 @@ int map_ids(uint32_t from, uint32_t onto)
 	return fd;
 }
 
+/* With one range for all, what a user namespace counts would be counted for all sandboxes. */
+void drop_map(int userns)
+{
+	if (unprivileged && userns >= 0)
+		close(userns);
+}
+
 int enter_userns(int userns)
 {
 	if (setns(userns, CLONE_NEWUSER))
 		return failed("enter the user namespace");
-	if (setgroups(0, NULL) || setresgid(0, 0, 0) || setresuid(0, 0, 0))
+	if ((!unprivileged && setgroups(0, NULL)) || setresgid(0, 0, 0) || setresuid(0, 0, 0))
 		return failed("become root of the user namespace");
 	return 0;
 }

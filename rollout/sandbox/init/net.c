@@ -35,7 +35,8 @@ static int set_up(void)
 {
 	if (raise_loopback() || write_text("mnt/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"))
 		return -1;
-	return write_text("mnt/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
+	return write_text("mnt/proc/sys/net/ipv4/ping_group_range",
+			  unprivileged ? "0 0" : "0 2147483647");
 }
 
 static int open_current(void)
