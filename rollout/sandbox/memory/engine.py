@@ -4,13 +4,15 @@ import secrets
 
 from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
+from rollout.sandbox.bases import HOST, HOST_FROZEN
 from rollout.sandbox.memory.base_image import base_tree
 from rollout.sandbox.memory.files import FileSystem, Folder
 from rollout.sandbox.memory.sandbox import LIMITS, MemorySandbox
 from rollout.sandbox.steps import apply_steps, changes_files, image_settings
 from rollout.types import Blueprint
 
-BASES = frozenset({"host"})
+BASES = frozenset({HOST, HOST_FROZEN})
+"""The host of this engine is made up and never changes, so frozen is what it is."""
 
 
 class MemoryEngine:
@@ -29,6 +31,10 @@ class MemoryEngine:
         return "memory"
 
     @property
+    def bases(self) -> frozenset[str]:
+        return BASES
+
+    @property
     def limits(self) -> frozenset[str]:
         return LIMITS
 
@@ -41,7 +47,7 @@ class MemoryEngine:
         return image or await self._build(blueprint)
 
     async def _build(self, blueprint: Blueprint) -> Image:
-        if blueprint.base not in BASES:
+        if blueprint.base not in self.bases:
             raise BuildError(
                 f"blueprint {blueprint.name!r}: the memory engine has no base {blueprint.base!r}; "
                 f"it has {', '.join(sorted(BASES))}"
