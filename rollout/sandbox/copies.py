@@ -12,11 +12,12 @@ from typing import IO
 from rollout.errors import BuildError
 
 ERROR_TAIL_BYTES = 500
-LINK = ("-a", "-l", "-x")
-"""The same files under new names; their folders are made."""
 COPY = ("-a", "-x", "--reflink=auto")
-COPY_PLAIN = ("-dR", "--preserve=mode,ownership,timestamps,links", "-x", "--reflink=auto")
+_NO_ATTRIBUTES = ("-dR", "--preserve=mode,ownership,timestamps,links", "-x")
+COPY_PLAIN = (*_NO_ATTRIBUTES, "--reflink=auto")
 """Without extended attributes, by which a rootfs could speak to the overlay."""
+LINK = (*_NO_ATTRIBUTES, "-l")
+"""The same files under new names; their folders are made."""
 
 
 async def copy_tree(options: Sequence[str], source: Path, target: Path) -> None:

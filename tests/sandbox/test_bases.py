@@ -187,6 +187,18 @@ async def test_linked_folder_shares_its_files(
     assert (rootfs / "srv/file").read_text() == "of the rootfs\n"
 
 
+@pytest.mark.parametrize("kind", ["rootfs", "rootfs-linked"])
+async def test_a_folder_cannot_speak_to_the_overlay(
+    engine: NativeEngine, rootfs: Path, tmp_path: Path, kind: str
+) -> None:
+    os.setxattr(rootfs / "srv", "trusted.overlay.redirect", b"/bin")
+    os.setxattr(rootfs / "srv", "trusted.overlay.opaque", b"y")
+    box = await box_on(engine, f"{kind}:{rootfs}")
+    assert await out(box, "ls /srv") == "file\nout\nsame\n"
+    (name,) = bases_of(tmp_path / "root")
+    assert os.listxattr(tmp_path / "root/base" / name / "root/srv") == []
+
+
 async def test_many_who_ask_at_once_make_it_once(
     engine: NativeEngine, rootfs: Path, tmp_path: Path
 ) -> None:

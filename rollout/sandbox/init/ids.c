@@ -10,9 +10,7 @@
 #include <grp.h>
 #include <linux/sched.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,15 +22,23 @@ static struct {
 	int fd; /* 0: empty, for descriptor 0 is the launcher's stdin */
 } cache[CACHED];
 
-static pid_t start_holder(void)
+static int limit_userns(void);
+
+/* A child in a new user namespace, which limits it once told that it has its maps. */
+static pid_t start_holder(int *go)
 {
 	struct clone_args args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD};
+	int mapped[2];
+	char byte;
+	if (pipe2(mapped, O_CLOEXEC))
+		return -1;
 	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
 	if (pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		for (;;)
-			pause();
+		close(mapped[1]);
+		_exit(read(mapped[0], &byte, 1) == 1 && !limit_userns() ? 0 : 1);
 	}
+	close(mapped[0]);
+	*go = mapped[1];
 	return pid;
 }
 
@@ -49,17 +55,22 @@ static int write_maps(pid_t pid, uint32_t from, uint32_t onto)
 
 static int make_userns(uint32_t from, uint32_t onto)
 {
-	pid_t pid = start_holder();
+	int fd = -1, go = -1, status = 0;
+	char path[64];
+	pid_t pid = start_holder(&go);
 	if (pid < 0)
 		return failed("make a user namespace (see user.max_user_namespaces)");
-	int fd = -1;
-	char path[64];
 	snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
 	if (!write_maps(pid, from, onto) && (fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
 		failed("open %s", path);
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
-	return fd;
+	bool told = fd >= 0 && write(go, "", 1) == 1;
+	close(go);
+	waitpid(pid, &status, 0);
+	if (fd < 0 || (told && !status))
+		return fd;
+	close(fd);
+	errno = 0;
+	return failed("limit the namespaces inside a user namespace");
 }
 
 int map_ids(uint32_t from, uint32_t onto)
@@ -87,8 +98,9 @@ int enter_userns(int userns)
 	return 0;
 }
 
-/* Per user namespace, and only because each sandbox has its own. */
-int limit_userns(void)
+/* Per user namespace, and only because each sandbox has its own. They hold for all who enter it
+ * later, and what takes them back is a capability that no sandbox has. */
+static int limit_userns(void)
 {
 	static const char *const none[] = {"user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time"};
 	char path[64];

@@ -36,6 +36,7 @@ struct request {
 	unsigned long long scratch_bytes; /* 0: a folder on disk, else a tmpfs of this size */
 	int scratch;                      /* its mount, or -1 */
 	int network;                      /* a spare one, or -1 */
+	bool has_scratch;                 /* its folders were made ahead */
 	const char *cgroup;               /* v2 directory */
 	int cgroup_fd;
 	const char *joins[MAX_JOINS]; /* v1 directories */
@@ -63,7 +64,6 @@ int parse_create(char *line, struct request *r);
 /* ids.c */
 int map_ids(uint32_t from, uint32_t onto);
 int enter_userns(int userns);
-int limit_userns(void);
 
 /* cgroup.c */
 int make_cgroups(struct request *r);
@@ -72,15 +72,27 @@ int join_cgroups(const struct request *r);
 /* mounts.c */
 int prepare_mounts(int keep_count, char **keep);
 int open_scratch(struct request *r);
-int make_scratch(const struct request *r);
 int mount_all(const struct request *r);
 int pivot(void);
+
+/* scratch.c */
+const char *scratch_folder(const struct request *r, char *room, size_t size);
+bool wants_spare_scratch(void);
+void make_spare_scratch(void);
+int take_spare_scratch(struct request *r);
+int make_scratch(const struct request *r);
 
 /* net.c */
 bool wants_spare_network(void);
 void make_spare_network(void);
 int take_spare_network(void);
 int enter_network(int spare);
+
+/* undertaker.c */
+int start_undertaker(void);
+void stop_undertaker(void);
+int hold_mounts(pid_t pid);
+void let_mounts_go(int mounts);
 
 /* confine.c */
 int set_limits(void);

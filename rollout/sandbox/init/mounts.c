@@ -6,7 +6,6 @@
  *     m        the new root          l0 l1 …  id-mapped layers of /
  *     dev      the shared /dev       k0 k1 …  id-mapped layers of /usr
  *     s        a tmpfs for scratch, where one is asked for
- *   b/<id>/    c, the init's socket, and scratch on disk: u, w (of /), U, W (of /usr)
  *
  * Every sandbox has its own mount namespace, so the same mount points serve all of them. Names are
  * relative: short enough for 4 KiB of options, and they tell the sandbox nothing of the host. */
@@ -23,7 +22,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 /* Spelt here because libcs differ in what they declare. */
@@ -167,53 +165,6 @@ int open_scratch(struct request *r)
 }
 
 /* ---------------------------------------------------------------- for each, in its child */
-
-static int make_folder(const char *at, const char *name, mode_t mode, uint32_t owner)
-{
-	char path[128];
-	snprintf(path, sizeof path, "%s/%s", at, name);
-	if (mkdir(path, mode) || (owner && chown(path, owner, owner)))
-		return failed("make the scratch folder %s", path);
-	return 0;
-}
-
-static const char *scratch_folder(const struct request *r, char *room, size_t size)
-{
-	if (r->scratch >= 0)
-		return "mnt/s";
-	snprintf(room, size, "b/%s", r->id);
-	return room;
-}
-
-/* A folder of the new root below the one that /dev will cover: no file system of its own, and the
- * mount table shows no path of the host. Opaque, so that a fork does not find its parent's. */
-static int make_shm(const char *at, uint32_t owner)
-{
-	char path[128];
-	if (make_folder(at, "u/dev", 0755, owner) || make_folder(at, "u/dev/shm", 01777, owner))
-		return -1;
-	snprintf(path, sizeof path, "%s/u/dev/shm", at);
-	if (setxattr(path, "trusted.overlay.opaque", "y", 1, 0))
-		return failed("make %s opaque", path);
-	return 0;
-}
-
-/* Upper folders belong to the sandbox's root; work folders to the host's, who writes there. */
-int make_scratch(const struct request *r)
-{
-	char room[96];
-	const char *at = scratch_folder(r, room, sizeof room);
-	if (make_folder("b", r->id, 0700, 0))
-		return -1;
-	if (r->scratch >= 0 && syscall(SYS_move_mount, r->scratch, "", AT_FDCWD, at, MOVE_FROM_FD))
-		return failed("mount the tmpfs for scratch");
-	if (make_folder(at, "u", 0755, r->uids) || make_folder(at, "w", 0700, 0) ||
-	    make_shm(at, r->uids))
-		return -1;
-	if (r->usr.count && (make_folder(at, "U", 0755, r->uids) || make_folder(at, "W", 0700, 0)))
-		return -1;
-	return 0;
-}
 
 /* A private view of a layer in which its owner's ids are the sandbox's. */
 static int attach_layer(const struct layer *layer, const char *at)
