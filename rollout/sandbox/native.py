@@ -21,6 +21,7 @@ from rollout.errors import BuildError, ConfigError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.bases import HOST, KINDS, parse_base
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
+from rollout.sandbox.chains import Chains
 from rollout.sandbox.clearer import Clearer
 from rollout.sandbox.flatten import root_of
 from rollout.sandbox.images import (
@@ -43,8 +44,6 @@ LEAST_KERNEL = (5, 19)
 """Overlays of id-mapped layers."""
 CREATE_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 60.0
-FLATTEN_PAST = 64
-"""Layers of a chain; a longer one is merged before a sandbox is made on it."""
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +76,7 @@ class NativeEngine:
         self._clearer: Clearer | None = None
         self._launching = asyncio.Lock()
         self._live: dict[str, NativeSandbox] = {}
-        self._flat: dict[tuple[str, ...], str] = {}
-        self._unmerged: set[tuple[str, ...]] = set()
-        self._flattening = asyncio.Lock()
+        self._chains = Chains(self._flatten)
         self._base = ""
         self._bases: BaseLayers | None = None
         self._count = 0
@@ -215,7 +212,7 @@ class NativeEngine:
             raise SandboxError(f"image {spec.image.digest} is of engine {spec.image.engine!r}")
         if spec.network != "none":
             raise SandboxError(f"network {spec.network!r}: the native engine has only 'none'")
-        stacks = self._store.stacks(await self._short_chain(spec.image.layers))
+        stacks = self._store.stacks(await self._chains.short(spec.image.layers))
         launcher = await self._running_launcher()
         self._count += 1
         name = f"{owner.id}-{self._count}"
@@ -314,33 +311,6 @@ class NativeEngine:
             self._launcher = launcher
             return launcher
 
-    # ---------------------------------------------------------------- long chains
-
-    async def _short_chain(self, layers: tuple[str, ...]) -> tuple[str, ...]:
-        """A chain that shows the same and is not longer than FLATTEN_PAST; one merge at a time.
-
-        What cannot be merged is used as it is, for the kernel takes twice as many.
-        """
-        if len(layers) <= FLATTEN_PAST:
-            return layers
-        async with self._flattening:
-            while len(layers := self._shortened(layers)) > FLATTEN_PAST:
-                head = layers[:FLATTEN_PAST]
-                if head in self._unmerged:
-                    break
-                try:
-                    self._flat[head] = await self._flatten(head)
-                except (SandboxError, OSError, RecursionError) as exc:
-                    log.warning("%s: %d layers stay unmerged: %s", self._label, len(layers), exc)
-                    self._unmerged.add(head)
-        return layers
-
-    def _shortened(self, layers: tuple[str, ...]) -> tuple[str, ...]:
-        """As far as merged layers are there."""
-        while (head := layers[:FLATTEN_PAST]) in self._flat:
-            layers = (head[0], self._flat[head], *layers[FLATTEN_PAST:])
-        return layers
-
     async def _flatten(self, chain: tuple[str, ...]) -> str:
         """One layer that on the lowest of `chain` shows what all of it does."""
         owner, _ = self._started()
@@ -375,7 +345,7 @@ class NativeEngine:
         return Image(
             engine=NAME,
             digest=label,
-            layers=(*self._shortened(below.layers), name),
+            layers=(*self._chains.shortened(below.layers), name),
             env=below.env,
             workdir=below.workdir,
             user=below.user,

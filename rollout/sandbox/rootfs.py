@@ -141,7 +141,10 @@ class BaseLayers:
         return self._archives[key]
 
     async def _take_folder(self, base: Base, root: Path) -> None:
-        source = Path(base.path)
+        # Resolved: cp would copy a link as a link.
+        source = await asyncio.to_thread(Path(base.path).resolve)
+        if self._owner_layers.is_relative_to(source):
+            raise BuildError(f"{source} holds engine.root_dir, so it cannot be copied into it")
         found = await asyncio.to_thread(survey_rootfs, source)
         link = base.kind == ROOTFS_LINKED
         await self._take(source, root, found, link=link, options=COPY_PLAIN)

@@ -27,8 +27,10 @@ IF_MISSING = {
 def supply(root: Path) -> None:
     """Complete a root that nobody writes to meanwhile. No link in it is followed. Blocks.
 
-    BuildError if its /etc is no folder of its own.
+    BuildError if it or its /etc is no folder of its own.
     """
+    if not stat.S_ISDIR(root.lstat().st_mode):
+        raise BuildError(f"{root} is no folder")
     root.chmod(0o755)
     for name in sorted(COVERED):
         # A link here would have the sandbox's own mounted somewhere else.

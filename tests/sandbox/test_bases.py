@@ -132,6 +132,23 @@ async def test_snapshot_on_a_rootfs(engine: NativeEngine, rootfs: Path) -> None:
     assert await out(fork, "cat /srv/new /srv/same") == "mine\nof the rootfs\n"
 
 
+@pytest.mark.parametrize("kind", ["rootfs", "rootfs-linked"])
+async def test_folder_by_a_link(
+    engine: NativeEngine, rootfs: Path, tmp_path: Path, kind: str
+) -> None:
+    (rootfs / "dev").mkdir()
+    (rootfs / "dev/kept").touch()
+    (tmp_path / "current").symlink_to("rootfs")
+    await is_a_whole_computer(await box_on(engine, f"{kind}:{tmp_path / 'current'}"))
+    assert (rootfs / "dev/kept").exists()
+    assert not (rootfs / "etc").exists()
+
+
+async def test_folder_around_the_store(layers: BaseLayers, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"'mine'.*holds engine\.root_dir"):
+        await layers.layer(parse_base(f"rootfs:{tmp_path}"), "mine")
+
+
 async def test_what_the_rootfs_says_of_itself_is_kept_but_for_its_name(
     engine: NativeEngine, rootfs: Path
 ) -> None:

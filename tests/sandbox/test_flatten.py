@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rollout.sandbox import native
+from rollout.sandbox import chains
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.native import NativeEngine
 from rollout.types import Blueprint
@@ -83,7 +83,7 @@ async def test_merged_chain_shows_the_same(
     assert any(line.startswith("srv/a/hole f ") for line in expected)
     assert any(line.startswith("usr/lib/python3-moved/here f ") for line in expected)
     assert "one file of two names" in expected
-    monkeypatch.setattr(native, "FLATTEN_PAST", 33)
+    monkeypatch.setattr(chains, "FLATTEN_PAST", 33)
     assert await shown(engine, image) == expected
     (merged,) = tmp_path.glob("owners/*/layers/f*")
     assert (merged / "root/srv/a/hole").stat().st_blocks < 100
@@ -94,17 +94,17 @@ async def test_merged_chain_shows_the_same(
 async def test_merged_layers_are_merged_again(
     engine: NativeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "FLATTEN_PAST", 1000)
+    monkeypatch.setattr(chains, "FLATTEN_PAST", 1000)
     long = await grown(engine, await engine.build(Blueprint()), 30)
     expected = await shown(engine, long)
-    monkeypatch.setattr(native, "FLATTEN_PAST", 4)
+    monkeypatch.setattr(chains, "FLATTEN_PAST", 4)
     assert await shown(engine, long) == expected
     assert len(list(tmp_path.glob("owners/*/layers/f*"))) > 5
 
 
 async def test_lineage_of_any_length_goes_on(engine: NativeEngine) -> None:
     image = await grown(engine, await engine.build(Blueprint()), 140)
-    assert len(image.layers) <= native.FLATTEN_PAST + 1
+    assert len(image.layers) <= chains.FLATTEN_PAST + 1
     box = await engine.create(SandboxSpec(image=image))
     numbers = sorted(int(word) for word in (await out(box, "cat /srv/[0-9]")).split())
     assert numbers == list(range(133, 140))
@@ -121,7 +121,7 @@ async def test_what_cannot_be_merged_is_used_as_it_is(
     deeper = "chdir '/srv'; for (1..3000) { mkdir 'd'; chdir 'd' }"
     assert (await box.exec(["perl", "-e", deeper])).ok
     image = await grown(engine, await box.end_as_image(), 3)
-    monkeypatch.setattr(native, "FLATTEN_PAST", 4)
+    monkeypatch.setattr(chains, "FLATTEN_PAST", 4)
     caplog.set_level(logging.WARNING)
     for _ in range(2):
         deep = await engine.create(SandboxSpec(image=image))
