@@ -254,6 +254,10 @@ class Engine(Protocol):
     def name(self) -> str: ...
 
     @property
+    def bases(self) -> frozenset[str]:
+        """Which of the kinds in `bases.py` its sandboxes can stand on."""
+
+    @property
     def limits(self) -> frozenset[str]:
         """Which of `cpu memory pids disk` this engine can enforce on this machine."""
 

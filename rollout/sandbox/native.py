@@ -19,12 +19,14 @@ from pathlib import Path
 
 from rollout.aio import shielded
 from rollout.config import EngineConf
-from rollout.errors import BuildError, SandboxError
+from rollout.errors import BuildError, ConfigError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
+from rollout.sandbox.bases import HOST, KINDS, parse_base
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
+from rollout.sandbox.chains import Chains
 from rollout.sandbox.clearer import Clearer
+from rollout.sandbox.flatten import root_of
 from rollout.sandbox.images import (
-    HOST,
     ImageStore,
     Layer,
     Stacks,
@@ -36,6 +38,7 @@ from rollout.sandbox.launcher import Launched, Launcher
 from rollout.sandbox.lineage import Lineage, fork
 from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.sandbox.owner import Owner, Slots, remove_tree
+from rollout.sandbox.rootfs import BaseLayers
 from rollout.sandbox.steps import apply_steps, changes_files, image_settings
 from rollout.types import Blueprint, digest_of
 
@@ -78,12 +81,18 @@ class NativeEngine:
         self._launching = asyncio.Lock()
         self._live: dict[str, NativeSandbox] = {}
         self._lineage = Lineage()
+        self._chains = Chains(self._flatten)
         self._base = ""
+        self._bases: BaseLayers | None = None
         self._count = 0
 
     @property
     def name(self) -> str:
         return NAME
+
+    @property
+    def bases(self) -> frozenset[str]:
+        return frozenset(KINDS)
 
     @property
     def limits(self) -> frozenset[str]:
@@ -107,7 +116,9 @@ class NativeEngine:
             self._folder_fd = os.open(self._owner.folder, os.O_PATH | os.O_DIRECTORY)
             self._cgroups = Cgroups(self._hierarchies, self._owner.id)
             await asyncio.to_thread(self._cgroups.prepare)
-            self._base = await asyncio.to_thread(self._store.host_base)
+            layers = self._owner.folder / "layers"
+            self._base = await asyncio.to_thread(self._store.host_base, layers)
+            self._bases = BaseLayers(self._store, layers, self._base)
             await self._probe()
         except BaseException:
             await shielded(self.close())
@@ -116,7 +127,7 @@ class NativeEngine:
     async def _probe(self) -> None:
         """One sandbox at once, so that a machine that cannot is known before any work starts."""
         try:
-            sandbox = await self.create(SandboxSpec(image=self._base_image()))
+            sandbox = await self.create(SandboxSpec(image=_bare_image(self._base)))
         except SandboxError as exc:
             raise SandboxError(
                 f"this machine cannot make sandboxes of the native engine: {exc}. It needs real "
@@ -150,24 +161,17 @@ class NativeEngine:
 
     # ---------------------------------------------------------------- images
 
-    def _base_image(self) -> Image:
-        return Image(engine=NAME, digest=self._base, layers=(self._base,))
-
     async def build(self, blueprint: Blueprint) -> Image:
         """The image of `blueprint`: its layer is made once on this machine, whoever asks first."""
-        if blueprint.base != HOST:
-            raise BuildError(
-                f"blueprint {blueprint.name!r}: the native engine has no base "
-                f"{blueprint.base!r}; possible: {HOST!r}"
-            )
         self._started()
+        base = await self._base_layer(blueprint)
         env, workdir, user = image_settings(blueprint)
-        layers: tuple[str, ...] = (self._base,)
+        layers: tuple[str, ...] = (base,)
         if any(changes_files(step) for step in blueprint.steps):
-            key = digest_of([blueprint.image_digest, self._base])[:32]
-            layers = (self._base, self._store.built(key))
+            key = digest_of([blueprint.image_digest, base])[:32]
+            layers = (base, self._store.built(key))
             if not self._store.has(layers[1]):
-                await self._build_layer(blueprint, layers[1])
+                await self._build_layer(blueprint, *layers)
         return Image(
             engine=NAME,
             digest=blueprint.image_digest,
@@ -177,12 +181,23 @@ class NativeEngine:
             user=user,
         )
 
-    async def _build_layer(self, blueprint: Blueprint, name: str) -> None:
+    async def _base_layer(self, blueprint: Blueprint) -> str:
+        """What all else stands on; immediate where it is there and has a fingerprint."""
+        try:
+            base = parse_base(blueprint.base)
+        except ConfigError as exc:
+            raise BuildError(f"blueprint {blueprint.name!r}: {exc}") from exc
+        if base.kind == HOST:
+            return self._base
+        assert self._bases is not None
+        return await self._bases.layer(base, blueprint.name)
+
+    async def _build_layer(self, blueprint: Blueprint, base: str, name: str) -> None:
         async with building(self._store.folder(f"{name}.lock"), blueprint.name):
             if self._store.has(name):
                 return
             try:
-                sandbox = await self.create(SandboxSpec(image=self._base_image()))
+                sandbox = await self.create(SandboxSpec(image=_bare_image(base)))
                 try:
                     await apply_steps(sandbox, blueprint)
                     made = await sandbox.end_as_image()
@@ -209,7 +224,7 @@ class NativeEngine:
             raise SandboxError(f"image {spec.image.digest} is of engine {spec.image.engine!r}")
         if spec.network != "none":
             raise SandboxError(f"network {spec.network!r}: the native engine has only 'none'")
-        stacks = self._store.stacks(spec.image.layers)
+        stacks = self._store.stacks(await self._chains.short(spec.image.layers))
         launcher = await self._running_launcher()
         self._count += 1
         name = f"{owner.id}-{self._count}"
@@ -315,6 +330,22 @@ class NativeEngine:
             self._launcher = launcher
             return launcher
 
+    async def _flatten(self, chain: tuple[str, ...]) -> str:
+        """One layer that on the lowest of `chain` shows what all of it does."""
+        owner, _ = self._started()
+        name = f"owners/{owner.id}/layers/{fresh_name('f')}"
+        sandbox = await self.create(SandboxSpec(image=Image(engine=NAME, digest="", layers=chain)))
+        try:
+            with root_of(sandbox.init_pid) as view:
+                await asyncio.to_thread(self._store.merge, chain, view, sandbox.uid_base, name)
+                await sandbox.exec(["true"])
+        except BaseException:
+            await shielded(asyncio.to_thread(self._store.drop, name))
+            raise
+        finally:
+            await shielded(sandbox.close())
+        return name
+
     async def _keep_layer(self, source: Path, uid: int, below: Image, *, copy: bool) -> Image:
         """A layer of what a sandbox wrote, on top of its image."""
         owner, _ = self._started()
@@ -330,7 +361,8 @@ class NativeEngine:
         except BaseException:
             await shielded(asyncio.to_thread(remove_tree, folder))
             raise
-        image = replace(below, digest=label, layers=(*below.layers, name))
+        layers = (*self._chains.shortened(below.layers), name)
+        image = replace(below, digest=label, layers=layers)
         self._lineage.keep(image)
         return image
 
@@ -338,6 +370,10 @@ class NativeEngine:
         if self._owner is None or self._cgroups is None:
             raise SandboxError("the native engine was not started, or is closed")
         return self._owner, self._cgroups
+
+
+def _bare_image(base: str) -> Image:
+    return Image(engine=NAME, digest=base, layers=(base,))
 
 
 def _scratch_bytes(spec: SandboxSpec) -> int:

@@ -5,6 +5,7 @@ from functools import partial
 
 from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
+from rollout.sandbox.bases import HOST, HOST_FROZEN
 from rollout.sandbox.lineage import fork
 from rollout.sandbox.memory.base_image import base_tree
 from rollout.sandbox.memory.files import FileSystem, Folder
@@ -12,7 +13,8 @@ from rollout.sandbox.memory.sandbox import LIMITS, MemorySandbox
 from rollout.sandbox.steps import apply_steps, changes_files, image_settings
 from rollout.types import Blueprint
 
-BASES = frozenset({"host"})
+BASES = frozenset({HOST, HOST_FROZEN})
+"""The host of this engine is made up and never changes, so frozen is what it is."""
 
 
 class MemoryEngine:
@@ -31,6 +33,10 @@ class MemoryEngine:
         return "memory"
 
     @property
+    def bases(self) -> frozenset[str]:
+        return BASES
+
+    @property
     def limits(self) -> frozenset[str]:
         return LIMITS
 
@@ -47,7 +53,7 @@ class MemoryEngine:
         return image or await self._build(blueprint)
 
     async def _build(self, blueprint: Blueprint) -> Image:
-        if blueprint.base not in BASES:
+        if blueprint.base not in self.bases:
             raise BuildError(
                 f"blueprint {blueprint.name!r}: the memory engine has no base {blueprint.base!r}; "
                 f"it has {', '.join(sorted(BASES))}"
