@@ -125,7 +125,8 @@ class Process(Protocol):
 class Sandbox(Protocol):
     """A live isolated computer. Any call may raise SandboxLost; none may hang past its deadline.
 
-    While it is suspended, only `snapshot`, `fork`, `resume`, `end_as_image` and `close` work.
+    While it is suspended, all that needs it to run is refused at once; `snapshot`, `fork`,
+    `end_as_image`, `limits_hit` and `close` work.
     """
 
     @property

@@ -240,8 +240,7 @@ class NativeEngine:
             async with asyncio.timeout(CREATE_TIMEOUT_S):
                 launched = await launcher.create(name, self._fields(spec, stacks, made))
         except BaseException as exc:
-            await shielded(self._end(made))
-            await shielded(self._drop(self._lineage.leave(name)))
+            await shielded(self._unmake(made))
             if isinstance(exc, TimeoutError):
                 raise SandboxError(f"sandbox {name}: not ready in {CREATE_TIMEOUT_S:g} s") from exc
             raise
@@ -265,8 +264,7 @@ class NativeEngine:
     def _adopt(self, made: "_Made", launched: Launched, spec: SandboxSpec) -> NativeSandbox:
         async def end() -> None:
             self._live.pop(made.name, None)
-            await self._end(made)
-            await self._drop(self._lineage.leave(made.name))
+            await self._unmake(made)
 
         sandbox = NativeSandbox(
             made.name,
@@ -283,6 +281,11 @@ class NativeEngine:
         )
         self._live[made.name] = sandbox
         return sandbox
+
+    async def _unmake(self, made: "_Made") -> None:
+        """End one sandbox, and what was kept only for it."""
+        await self._end(made)
+        await self._drop(self._lineage.leave(made.name))
 
     async def _end(self, made: "_Made") -> None:
         """Kill one sandbox and remove all that was made for it, started or not."""

@@ -121,7 +121,7 @@ class Process:
         self._telling = telling
         self._limit_bytes = output_limit_bytes
         self._link = Link(doing, self._on_frame, deadline_s=timeout_s + GRACE_S)
-        self._link.on_end(self._tell)
+        self._link.on_end(self._over)
         self._chunks: deque[tuple[str, bytes]] = deque()
         self._held_bytes = 0
         self._seen = {_STDOUT: 0, _STDERR: 0}
@@ -247,6 +247,10 @@ class Process:
         self._held_bytes += len(payload)
         if self._held_bytes >= _HELD_BYTES:
             self._link.pause()
+
+    def _over(self) -> None:
+        self._link.close()
+        self._tell()
 
     async def _wait_for_news(self) -> None:
         if self._news is None:

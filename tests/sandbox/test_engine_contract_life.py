@@ -314,6 +314,12 @@ async def assert_lost(box: Sandbox) -> None:
         lambda: box.kill_all(),
         lambda: box.snapshot(),
         lambda: box.end_as_image(),
+        lambda: box.start(["true"]),
+        lambda: box.listen(0),
+        lambda: box.connect(80),
+        lambda: box.fork(1),
+        lambda: box.suspend(),
+        lambda: box.resume(),
     )
     for call in calls:
         with pytest.raises(SandboxLost):
