@@ -11,8 +11,10 @@ import asyncio
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rollout.aio import shielded
@@ -33,6 +35,7 @@ from rollout.sandbox.images import (
     take_upper,
 )
 from rollout.sandbox.launcher import Launched, Launcher
+from rollout.sandbox.lineage import Lineage, fork
 from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.sandbox.owner import Owner, Slots, remove_tree
 from rollout.sandbox.rootfs import BaseLayers
@@ -40,6 +43,7 @@ from rollout.sandbox.steps import apply_steps, changes_files, image_settings
 from rollout.types import Blueprint, digest_of
 
 NAME = "native"
+FEATURES = frozenset({"pty", "ports"})
 LEAST_KERNEL = (5, 19)
 """Overlays of id-mapped layers."""
 CREATE_TIMEOUT_S = 60.0
@@ -76,6 +80,7 @@ class NativeEngine:
         self._clearer: Clearer | None = None
         self._launching = asyncio.Lock()
         self._live: dict[str, NativeSandbox] = {}
+        self._lineage = Lineage()
         self._chains = Chains(self._flatten)
         self._base = ""
         self._bases: BaseLayers | None = None
@@ -93,6 +98,10 @@ class NativeEngine:
     def limits(self) -> frozenset[str]:
         held = self._cgroups.limits if self._cgroups else frozenset()
         return held | {"disk"} if self._conf.scratch == "tmpfs" else held
+
+    @property
+    def features(self) -> frozenset[str]:
+        return FEATURES
 
     # ---------------------------------------------------------------- start and close
 
@@ -197,12 +206,15 @@ class NativeEngine:
             except SandboxError as exc:
                 raise BuildError(f"blueprint {blueprint.name!r}: {exc}") from exc
             await asyncio.to_thread(self._store.keep, made.layers[-1], name)
+            self._lineage.discard(made)
 
     async def discard(self, image: Image) -> None:
-        """Drop the topmost layer, if this engine made it; built images stay for others."""
-        top = image.layers[-1] if image.layers else ""
-        if self._owner is not None and top.startswith(f"owners/{self._owner.id}/layers/"):
-            await asyncio.to_thread(self._store.drop, top)
+        """Drop what only this image needs, if a sandbox left it; built images stay for others."""
+        await self._drop(self._lineage.discard(image))
+
+    async def _drop(self, layers: Iterable[str]) -> None:
+        for layer in layers:
+            await asyncio.to_thread(self._store.drop, layer)
 
     # ---------------------------------------------------------------- sandboxes
 
@@ -224,10 +236,12 @@ class NativeEngine:
             scratch=owner.folder / "b" / name,
         )
         try:
+            self._lineage.stand(name, spec.image)
             async with asyncio.timeout(CREATE_TIMEOUT_S):
                 launched = await launcher.create(name, self._fields(spec, stacks, made))
         except BaseException as exc:
             await shielded(self._end(made))
+            await shielded(self._drop(self._lineage.leave(name)))
             if isinstance(exc, TimeoutError):
                 raise SandboxError(f"sandbox {name}: not ready in {CREATE_TIMEOUT_S:g} s") from exc
             raise
@@ -252,6 +266,7 @@ class NativeEngine:
         async def end() -> None:
             self._live.pop(made.name, None)
             await self._end(made)
+            await self._drop(self._lineage.leave(made.name))
 
         sandbox = NativeSandbox(
             made.name,
@@ -264,6 +279,7 @@ class NativeEngine:
             kill=lambda: made.launcher.kill(made.name, unmount=True),
             end=end,
             keep_layer=self._keep_layer,
+            fork=partial(fork, self),
         )
         self._live[made.name] = sandbox
         return sandbox
@@ -342,14 +358,10 @@ class NativeEngine:
         except BaseException:
             await shielded(asyncio.to_thread(remove_tree, folder))
             raise
-        return Image(
-            engine=NAME,
-            digest=label,
-            layers=(*self._chains.shortened(below.layers), name),
-            env=below.env,
-            workdir=below.workdir,
-            user=below.user,
-        )
+        layers = (*self._chains.shortened(below.layers), name)
+        image = replace(below, digest=label, layers=layers)
+        self._lineage.keep(image)
+        return image
 
     def _started(self) -> tuple[Owner, Cgroups]:
         if self._owner is None or self._cgroups is None:

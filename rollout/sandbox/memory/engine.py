@@ -1,10 +1,12 @@
 """Makes and ends sandboxes that live in this Python process."""
 
 import secrets
+from functools import partial
 
 from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.bases import HOST, HOST_FROZEN
+from rollout.sandbox.lineage import fork
 from rollout.sandbox.memory.base_image import base_tree
 from rollout.sandbox.memory.files import FileSystem, Folder
 from rollout.sandbox.memory.sandbox import LIMITS, MemorySandbox
@@ -37,6 +39,10 @@ class MemoryEngine:
     @property
     def limits(self) -> frozenset[str]:
         return LIMITS
+
+    @property
+    def features(self) -> frozenset[str]:
+        return frozenset()
 
     async def start(self) -> None:
         self._running = True
@@ -87,7 +93,14 @@ class MemoryEngine:
     def _open(self, spec: SandboxSpec, root: Folder) -> MemorySandbox:
         self._made += 1
         sandbox_id = f"memory-{self._owner}-{self._made}"
-        sandbox = MemorySandbox(sandbox_id, spec, root, keep=self._keep, forget=self._forget)
+        sandbox = MemorySandbox(
+            sandbox_id,
+            spec,
+            root,
+            keep=self._keep,
+            forget=self._forget,
+            fork=partial(fork, self),
+        )
         self._live[sandbox_id] = sandbox
         return sandbox
 
