@@ -99,10 +99,10 @@ class CgroupPlan:
     def limits_hit(self) -> tuple[str, ...]:
         return tuple(limit for limit, file, key in self.counters if _read_key(file, key))
 
-    def remove(self) -> None:
-        """Blocks until its last process is gone, bounded; fine if there is nothing."""
-        for path in (self.v2, *self.joins):
-            _remove_directories(path)
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """What is to be removed after its end."""
+        return (self.v2, *self.joins)
 
 
 class Cgroups:

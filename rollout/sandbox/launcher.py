@@ -14,10 +14,9 @@ from typing import TypeVar
 
 from rollout.errors import SandboxError, SandboxLost
 from rollout.sandbox.init.build import binary
+from rollout.sandbox.lines import END_TIMEOUT_S, LineProcess
 
 START_TIMEOUT_S = 30.0
-END_TIMEOUT_S = 15.0
-LINE_LIMIT_BYTES = 1 << 16
 
 T = TypeVar("T")
 
@@ -42,50 +41,33 @@ class Launcher:
     def __init__(self, folder: Path, keep_mounted: Sequence[Path]) -> None:
         self._folder = folder
         self._keep_mounted = keep_mounted
-        self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._process = LineProcess("the launcher", self._hear, self._all_lost)
+        self._ready: asyncio.Future[str] | None = None
         self._creating: dict[str, asyncio.Future[tuple[int, int]]] = {}
         self._living: dict[str, asyncio.Future[int | None]] = {}
 
     @property
     def alive(self) -> bool:
-        return self._reader is not None and not self._reader.done()
+        return self._process.alive
 
     @property
     def pid(self) -> int:
-        if self._process is None:
-            raise SandboxError("the launcher was not started")
         return self._process.pid
 
     async def start(self) -> None:
         """SandboxError with what the launcher could not do."""
         program = await asyncio.to_thread(binary)
-        # A session of its own: ^C is for this process, which then ends its sandboxes in order.
-        self._process = await asyncio.create_subprocess_exec(
-            program,
-            "launch",
-            self._folder,
-            *self._keep_mounted,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            limit=LINE_LIMIT_BYTES,
-            env={},
-        )
-        first = await self._first_line(self._process)
-        if first != "ready":
-            await self._end_process()
-            raise SandboxError(f"the launcher cannot start: {first.split(chr(9))[-1]}")
-        self._reader = asyncio.create_task(self._read_replies(self._process))
-
-    async def _first_line(self, process: asyncio.subprocess.Process) -> str:
-        assert process.stdout is not None
+        self._ready = asyncio.get_running_loop().create_future()
+        await self._process.start((program, "launch", self._folder, *self._keep_mounted))
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                line = await process.stdout.readline()
+                first = await self._ready
         except TimeoutError:
-            return f"no answer within {START_TIMEOUT_S:g} s"
-        return line.decode().rstrip("\n") or "it ended at once"
+            first = f"no answer within {START_TIMEOUT_S:g} s"
+        self._ready = None
+        if first != "ready":
+            await self._process.close()
+            raise SandboxError(f"the launcher cannot start: {first.split(chr(9))[-1]}")
 
     async def create(self, sandbox: str, fields: Sequence[tuple[str, str]]) -> Launched:
         """Returns once the init is up. On cancellation the sandbox may be there: `kill` it."""
@@ -96,61 +78,37 @@ class Launcher:
         ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._creating[sandbox] = created
         self._living[sandbox] = ended
-        self._send(request)
+        self._process.send(request)
         pid, scratch = await created
         path = Path(f"/proc/{self.pid}/fd/{scratch}") if scratch >= 0 else None
         return Launched(pid=pid, scratch=path, ended=ended)
 
-    async def kill(self, sandbox: str) -> None:
-        """Returns once its init and all below it are gone; fine if they are already."""
+    async def kill(self, sandbox: str, *, unmount: bool = False) -> None:
+        """Returns once its init and all below it are gone; fine if they are already.
+
+        Its mounts go a moment later, unless `unmount` waits for them: its files may then be moved.
+        """
         ended = self._living.get(sandbox)
         if ended is None:
             return
-        self._send(f"kill\t{sandbox}")
+        self._process.send(f"{'unmount' if unmount else 'kill'}\t{sandbox}")
         async with asyncio.timeout(END_TIMEOUT_S):
             await asyncio.shield(ended)
 
     def forget(self, sandbox: str) -> None:
         """Let the scratch of an ended sandbox go."""
         if self.alive:
-            self._send(f"forget\t{sandbox}")
+            self._process.send(f"forget\t{sandbox}")
 
     async def close(self) -> None:
         """End the launcher and all its sandboxes; idempotent."""
-        if self._process is None:
+        await self._process.close()
+
+    def _hear(self, line: str) -> None:
+        if self._ready is not None:
+            _settle(self._ready, line)
             return
-        await self._end_process()
-        if self._reader is not None:
-            await self._reader
-        self._process = None
-
-    async def _end_process(self) -> None:
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            async with asyncio.timeout(END_TIMEOUT_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-    def _send(self, line: str) -> None:
-        if not self.alive or self._process is None or self._process.stdin is None:
-            raise SandboxLost("the launcher has died, and all its sandboxes with it")
-        self._process.stdin.write(f"{line}\n".encode())
-
-    async def _read_replies(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        try:
-            while line := await process.stdout.readline():
-                self._hear(line.decode(errors="replace").rstrip("\n").split("\t"))
-        finally:
-            self._all_lost()
-
-    def _hear(self, reply: Sequence[str]) -> None:
-        match reply:
+        match line.split("\t"):
             case ["ok", sandbox, pid, scratch]:
                 _settle(self._creating.pop(sandbox), (int(pid), int(scratch)))
             case ["exited", sandbox, status]:
@@ -163,9 +121,11 @@ class Launcher:
                         SandboxError(f"sandbox {sandbox} could not be made: {text}")
                     )
             case _:
-                log.warning("the launcher said %r, which is no reply to anything", reply)
+                log.warning("the launcher said %r, which is no reply to anything", line)
 
     def _all_lost(self) -> None:
+        if self._ready is not None:
+            _settle(self._ready, "it ended at once")
         for sandbox, created in self._creating.items():
             if not created.done():
                 created.set_exception(SandboxLost(f"sandbox {sandbox}: the launcher has died"))

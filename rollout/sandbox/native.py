@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from rollout.config import EngineConf
 from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
+from rollout.sandbox.clearer import Clearer
 from rollout.sandbox.images import (
     HOST,
     ImageStore,
@@ -41,11 +41,6 @@ LEAST_KERNEL = (5, 19)
 """Overlays of id-mapped layers."""
 CREATE_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 60.0
-REMOVERS = 2
-"""Threads of their own: a big tree may not keep others of the process waiting for a thread."""
-REMOVALS_WAITING = 32
-REMOVE_WAIT_S = 5.0
-"""How long `close` may wait for files to be removed once more than that are waiting."""
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +70,9 @@ class NativeEngine:
         self._hierarchies: Hierarchies | None = None
         self._cgroups: Cgroups | None = None
         self._launcher: Launcher | None = None
+        self._clearer: Clearer | None = None
         self._launching = asyncio.Lock()
         self._live: dict[str, NativeSandbox] = {}
-        self._remover = ThreadPoolExecutor(REMOVERS, thread_name_prefix="rollout-remove")
-        self._removals: set[asyncio.Future[None]] = set()
         self._base = ""
         self._count = 0
 
@@ -130,8 +124,9 @@ class NativeEngine:
         if self._launcher is not None:
             await self._launcher.close()
             self._launcher = None
-        if self._removals:
-            await asyncio.wait(self._removals, timeout=CLOSE_TIMEOUT_S)
+        if self._clearer is not None:
+            await self._clearer.close(CLOSE_TIMEOUT_S)
+            self._clearer = None
         await asyncio.to_thread(self._give_up)
 
     def _give_up(self) -> None:
@@ -139,7 +134,6 @@ class NativeEngine:
             self._hierarchies.end_owner(self._owner.id)
             self._owner.release()
         self._slots.close()
-        self._remover.shutdown()
         if self._folder_fd >= 0:
             os.close(self._folder_fd)
         self._folder_fd = -1
@@ -252,7 +246,7 @@ class NativeEngine:
             launched=launched,
             socket_path=f"/proc/self/fd/{self._folder_fd}/b/{made.name}/c",
             scratch=launched.scratch or made.scratch,
-            kill=lambda: made.launcher.kill(made.name),
+            kill=lambda: made.launcher.kill(made.name, unmount=True),
             end=end,
             keep_layer=self._keep_layer,
         )
@@ -268,28 +262,27 @@ class NativeEngine:
             # They die with their launcher; this makes sure before the uids are used again.
             await asyncio.to_thread(made.plan.kill)
         self._slots.give(made.uid)
-        await self._remove_later(made.scratch, made.plan)
+        clearer = await self._running_clearer()
+        clearer.clear(made.plan.directories, [made.scratch])
+        await clearer.keep_up()
 
-    async def _remove_later(self, scratch: Path, plan: CgroupPlan) -> None:
-        """Files go behind the caller's back, who waits only where removing falls behind."""
-        loop = asyncio.get_running_loop()
-        removal = loop.run_in_executor(self._remover, self._remove, scratch, plan)
-        self._removals.add(removal)
-        removal.add_done_callback(self._removals.discard)
-        if len(self._removals) > REMOVALS_WAITING:
-            await asyncio.wait({removal}, timeout=REMOVE_WAIT_S)
-
-    def _remove(self, scratch: Path, plan: CgroupPlan) -> None:
-        try:
-            plan.remove()
-            remove_tree(scratch)
-        except OSError as exc:
-            log.warning("%s: left for the next sweep: %s", self._label, exc)
+    async def _running_clearer(self) -> Clearer:
+        """Started at the first need, and again where it has died."""
+        owner, cgroups = self._started()
+        async with self._launching:
+            if self._clearer is None:
+                self._clearer = Clearer(owner.folder)
+            if not self._clearer.alive:
+                await self._clearer.start()
+                cgroups.adopt(self._clearer.pid)
+        return self._clearer
 
     async def _running_launcher(self) -> Launcher:
         """The launcher, started anew where it has died: its sandboxes are lost, not the engine."""
         owner, cgroups = self._started()
         assert self._hierarchies is not None
+        if self._launcher is not None and self._launcher.alive:
+            return self._launcher
         async with self._launching:
             if self._launcher is not None and self._launcher.alive:
                 return self._launcher

@@ -54,9 +54,10 @@ class Owner:
             folder.mkdir(mode=0o700)
             lock = _try_lock(folder / "lock")
             assert lock is not None
-        for name in ("b", "layers"):
+        for name in ("b", "spare", "layers"):
             (folder / name).mkdir(mode=0o700)
-        _spread_children(folder / "b")
+        for name in ("b", "spare"):
+            _spread_children(folder / name)
         return cls(folder, lock)
 
     def release(self) -> None:

@@ -1,4 +1,4 @@
-/* What both roles of rollout-box share: saying why it ends, retrying, cleaning up. */
+/* What all roles of rollout-box share: saying why it ends, retrying, cleaning up. */
 #pragma once
 
 #include <errno.h>

@@ -3,6 +3,7 @@
  * Lines in, split at tabs:                    Lines out:
  *   create ID key=value ... (request.c)         ok ID PID SCRATCH_FD | error ID TEXT
  *   kill ID                                     exited ID STATUS, once for each that was ok
+ *   unmount ID  kills it, and tells once its mounts are gone too
  *   forget ID  closes its scratch
  * The first line out is `ready` or `error - TEXT`.
  *
@@ -42,6 +43,7 @@ struct box {
 	pid_t pid;
 	int ready;   /* while STARTING */
 	int scratch; /* mount of its tmpfs, or -1 */
+	int mounts;  /* its mount namespace, held while it is being killed; else -1 */
 	char *error; /* once FAILED */
 };
 
@@ -67,7 +69,8 @@ static struct box *add_box(const struct request *r, pid_t pid, int ready)
 			abort();
 	}
 	struct box *box = &boxes[box_count++];
-	*box = (struct box){.state = STARTING, .pid = pid, .ready = ready, .scratch = r->scratch};
+	*box = (struct box){.state = STARTING, .pid = pid, .ready = ready, .scratch = r->scratch,
+			    .mounts = -1};
 	snprintf(box->id, sizeof box->id, "%s", r->id);
 	starting++;
 	return box;
@@ -101,7 +104,9 @@ static int prepare(struct request *r)
 	if (make_cgroups(r) || open_scratch(r))
 		return -1;
 	r->network = take_spare_network();
-	return 0;
+	if (r->network < 0 && own_proc())
+		return -1;
+	return take_spare_scratch(r);
 }
 
 static int spawn(const struct request *r)
@@ -109,9 +114,10 @@ static int spawn(const struct request *r)
 	int ready[2];
 	struct clone_args args = {
 		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
-			 CLONE_INTO_CGROUP | (r->network < 0 ? CLONE_NEWNET : 0),
+			 (r->cgroup ? CLONE_INTO_CGROUP : 0) |
+			 (r->network < 0 ? CLONE_NEWNET : 0),
 		.exit_signal = SIGCHLD,
-		.cgroup = (uint64_t)r->cgroup_fd,
+		.cgroup = r->cgroup ? (uint64_t)r->cgroup_fd : 0,
 	};
 	if (pipe2(ready, O_CLOEXEC))
 		return failed("make a pipe");
@@ -138,6 +144,7 @@ static void create(char *line)
 		if (r.scratch >= 0)
 			close(r.scratch);
 	}
+	drop_map(r.userns);
 	if (r.cgroup_fd >= 0)
 		close(r.cgroup_fd);
 	if (r.network >= 0)
@@ -175,6 +182,7 @@ static void bury(struct box *box, int status)
 	else
 		printf("error\t%s\t%s\n", box->id, box->error ? box->error : "it ended at once");
 	box->pid = 0;
+	let_mounts_go(box->mounts);
 	if (box->state == LIVE && box->scratch >= 0)
 		box->state = ENDED; /* its files may still be wanted */
 	else
@@ -192,11 +200,15 @@ static void reap(void)
 			}
 }
 
-static void kill_one(const char *id)
+/* Told as gone when its processes are, or with `wait` only once it has nothing mounted either. */
+static void kill_one(const char *id, bool wait)
 {
 	struct box *box = find_box(id);
-	if (box && box->pid)
-		kill(box->pid, SIGKILL);
+	if (!box || !box->pid)
+		return;
+	if (!wait && box->mounts < 0)
+		box->mounts = hold_mounts(box->pid);
+	kill(box->pid, SIGKILL);
 }
 
 static void forget(const char *id)
@@ -212,7 +224,9 @@ static void obey(char *line)
 	if (!strcmp(verb, "create") && rest)
 		create(rest);
 	else if (!strcmp(verb, "kill") && rest)
-		kill_one(rest);
+		kill_one(rest, false);
+	else if (!strcmp(verb, "unmount") && rest)
+		kill_one(rest, true);
 	else if (!strcmp(verb, "forget") && rest)
 		forget(rest);
 	else
@@ -275,6 +289,15 @@ static int open_signals(void)
 	return signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+/* One thing at a time, since a request may come meanwhile. */
+static void make_ahead(void)
+{
+	if (wants_spare_network())
+		make_spare_network();
+	else
+		make_spare_scratch();
+}
+
 static void serve(int signals, int parent)
 {
 	struct pollfd fds[3 + STARTING_AT_ONCE];
@@ -288,10 +311,10 @@ static void serve(int signals, int parent)
 		for (int i = 0; i < box_count && count < 3 + STARTING_AT_ONCE; i++)
 			if (boxes[i].state == STARTING)
 				fds[count++] = (struct pollfd){boxes[i].ready, POLLIN, 0};
-		bool ahead = !starting && wants_spare_network();
+		bool ahead = !starting && (wants_spare_network() || wants_spare_scratch());
 		int events = poll(fds, (nfds_t)count, ahead ? 0 : -1);
 		if (events == 0)
-			make_spare_network();
+			make_ahead();
 		if (events <= 0)
 			continue;
 		for (int i = 0; i < box_count; i++)
@@ -312,6 +335,7 @@ static void end_all(int signals)
 	for (int i = 0; i < box_count; i++)
 		if (boxes[i].pid)
 			kill(boxes[i].pid, SIGKILL);
+	stop_undertaker();
 	for (;;) {
 		pid_t pid = waitpid(-1, NULL, WNOHANG);
 		if (pid < 0)
@@ -334,7 +358,8 @@ int launch_main(int argc, char **argv)
 		failed("usage: rollout-box launch OWNER_FOLDER [PATH TO KEEP MOUNTED]...");
 	else if (parent < 0 || signals < 0)
 		failed("open a pidfd and a signalfd");
-	else if (!open_self() && !build_filter() && !prepare_mounts(argc - 2, argv + 2)) {
+	else if (!(geteuid() && enter_own_userns()) && !open_self() && !build_filter() && !prepare_mounts(argc - 2, argv + 2) &&
+		 !start_undertaker()) {
 		printf("ready\n");
 		fflush(stdout);
 		serve(signals, parent);

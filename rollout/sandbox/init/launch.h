@@ -14,6 +14,10 @@
 #define MAX_WRITES 16
 #define RANGE 65536u
 
+/* Not root of the host: its user namespace is the launcher's own, with one id in it, and there are
+ * no control groups, no device nodes and no layers of others' ids. */
+extern bool unprivileged;
+
 /* A read-only folder below a file system, and the first host uid of the range that owns it. */
 struct layer {
 	uint32_t owner;
@@ -36,7 +40,8 @@ struct request {
 	unsigned long long scratch_bytes; /* 0: a folder on disk, else a tmpfs of this size */
 	int scratch;                      /* its mount, or -1 */
 	int network;                      /* a spare one, or -1 */
-	const char *cgroup;               /* v2 directory */
+	bool has_scratch;                 /* its folders were made ahead */
+	const char *cgroup;               /* v2 directory, or NULL */
 	int cgroup_fd;
 	const char *joins[MAX_JOINS]; /* v1 directories */
 	int join_count;
@@ -61,9 +66,11 @@ int write_text(const char *path, const char *text);
 int parse_create(char *line, struct request *r);
 
 /* ids.c */
+int enter_own_userns(void);
+uint32_t ids_each(void);
 int map_ids(uint32_t from, uint32_t onto);
+void drop_map(int userns);
 int enter_userns(int userns);
-int limit_userns(void);
 
 /* cgroup.c */
 int make_cgroups(struct request *r);
@@ -71,16 +78,29 @@ int join_cgroups(const struct request *r);
 
 /* mounts.c */
 int prepare_mounts(int keep_count, char **keep);
+int own_proc(void);
 int open_scratch(struct request *r);
-int make_scratch(const struct request *r);
 int mount_all(const struct request *r);
 int pivot(void);
+
+/* scratch.c */
+const char *scratch_folder(const struct request *r, char *room, size_t size);
+bool wants_spare_scratch(void);
+void make_spare_scratch(void);
+int take_spare_scratch(struct request *r);
+int make_scratch(const struct request *r);
 
 /* net.c */
 bool wants_spare_network(void);
 void make_spare_network(void);
 int take_spare_network(void);
 int enter_network(int spare);
+
+/* undertaker.c */
+int start_undertaker(void);
+void stop_undertaker(void);
+int hold_mounts(pid_t pid);
+void let_mounts_go(int mounts);
 
 /* confine.c */
 int set_limits(void);

@@ -1,0 +1,105 @@
+/* rollout-box clear OWNER_FOLDER
+ *
+ * Removes what ended sandboxes leave, beside the launcher, which must not wait for a big tree, and
+ * outside Python, whose other work it would hold up.
+ *
+ * Lines in, split at tabs:                             Lines out, one for each:
+ *   ID cgroup=DIRECTORY ... tree=PATH ...                ID | ID TEXT if something is left
+ *
+ * Ends at once with its stdin: then the owner has ended, and the rest is the next sweep's. */
+#define _GNU_SOURCE
+#include "box.h"
+#include "erase.h"
+#include "launch.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <time.h>
+
+#define CGROUP_TRIES 5000
+#define CGROUP_PAUSE_NS 2000000
+
+/* EBUSY until the kernel has let the last process go, which is after its parent reaped it. */
+static int clear_cgroup(const char *path)
+{
+	struct timespec pause = {.tv_nsec = CGROUP_PAUSE_NS};
+	for (int tries = 0; tries < CGROUP_TRIES; tries++) {
+		if (!rmdir(path) || errno == ENOENT)
+			return 0;
+		if (errno != EBUSY)
+			break;
+		nanosleep(&pause, NULL);
+	}
+	return failed("remove cgroup %s", path);
+}
+
+static int clear_tree(char *path)
+{
+	struct culprit culprit;
+	char *name = strrchr(path, '/');
+	int folder, done;
+	errno = 0;
+	if (!name || name == path)
+		return failed("a tree has a folder, unlike '%s'", path);
+	*name++ = 0;
+	folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (folder < 0)
+		return errno == ENOENT ? 0 : failed("open %s", path);
+	done = erase(folder, name, &culprit);
+	close(folder);
+	errno = done ? culprit.error : 0;
+	return done ? failed("remove %s in %s/%s", culprit.text, path, name) : 0;
+}
+
+static int clear_field(char *field)
+{
+	if (!strncmp(field, "cgroup=", 7))
+		return clear_cgroup(field + 7);
+	if (!strncmp(field, "tree=", 5))
+		return clear_tree(field + 5);
+	errno = 0;
+	return failed("unknown field '%s'", field);
+}
+
+static void obey(char *line)
+{
+	char *id = strsep(&line, "\t");
+	int left = 0;
+	for (char *field; (field = strsep(&line, "\t"));)
+		left |= clear_field(field);
+	if (left)
+		printf("%s\t%s\n", id, trouble);
+	else
+		printf("%s\n", id);
+	fflush(stdout);
+}
+
+int clear_main(int argc, char **argv)
+{
+	char *line = NULL;
+	size_t room = 0;
+	ssize_t length;
+	if (argc != 3 || chdir(argv[2]))
+		die("usage: rollout-box clear OWNER_FOLDER (%m)");
+	if (geteuid() && enter_own_userns())
+		die("%s", trouble);
+	while ((length = getline(&line, &room, stdin)) > 0) {
+		if (line[length - 1] != '\n')
+			return 1; /* whoever wrote it ended in the middle */
+		line[length - 1] = 0;
+		obey(line);
+	}
+	return 0;
+}
+
+/* rollout-box owning PROGRAM [ARGUMENT]...: with every right over the files of who starts it, whatever
+ * their modes say. Root has it anyway. */
+int owning_main(int argc, char **argv)
+{
+	if (argc < 3)
+		die("usage: rollout-box owning PROGRAM [ARGUMENT]...");
+	if (geteuid() && enter_own_userns())
+		die("%s", trouble);
+	execvp(argv[2], argv + 2);
+	die("%s: %m", argv[2]);
+}
