@@ -111,8 +111,9 @@ static int spawn(const struct request *r)
 {
 	int ready[2];
 	struct clone_args args = {
-		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
-			 CLONE_INTO_CGROUP | (r->network < 0 ? CLONE_NEWNET : 0),
+		.flags = (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
+			  CLONE_INTO_CGROUP | (r->network < 0 ? CLONE_NEWNET : 0)) &
+			 ~shared_namespaces(r),
 		.exit_signal = SIGCHLD,
 		.cgroup = (uint64_t)r->cgroup_fd,
 	};
