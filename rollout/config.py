@@ -131,6 +131,8 @@ class BlueprintConf:
     base: str = "host"
     workdir: str = "/app"
     env: dict[str, str] = field(default_factory=dict)
+    sudo: bool = False
+    """Let setuid programs work inside, sudo and su among them."""
 
 
 @dataclass

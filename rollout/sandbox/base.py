@@ -74,6 +74,7 @@ class SandboxSpec:
             user=blueprint.user,
             resources=blueprint.resources,
             network=blueprint.network,
+            sudo=blueprint.sudo,
         )
 
 
