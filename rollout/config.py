@@ -132,6 +132,8 @@ class BlueprintConf:
     """`host | host-frozen | rootfs:/path | rootfs-linked:/path`, told in conf/blueprint."""
     workdir: str = "/app"
     env: dict[str, str] = field(default_factory=dict)
+    sudo: bool = False
+    """Let setuid programs work inside, sudo and su among them."""
 
 
 @dataclass

@@ -76,6 +76,7 @@ class SandboxSpec:
             user=blueprint.user,
             resources=blueprint.resources,
             network=blueprint.network,
+            sudo=blueprint.sudo,
         )
 
 

@@ -53,13 +53,15 @@ static int cut_capabilities(void)
 }
 
 /* The filter comes before the cut: without no_new_privs, installing one needs CAP_SYS_ADMIN. */
-int drop_privileges(bool sudo)
+int drop_privileges(const struct request *r)
 {
-	if (!sudo && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	if (!r->sudo && !weak(r, "no_new_privs") && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return failed("set no_new_privs");
-	if (cut_bounding_set() || install_filter() || cut_capabilities())
+	if (!weak(r, "bounding") && !weak(r, "caps") && cut_bounding_set())
 		return -1;
-	return 0;
+	if (!weak(r, "seccomp") && install_filter())
+		return -1;
+	return !weak(r, "caps") && cut_capabilities() ? -1 : 0;
 }
 
 /* Last, since any change of credentials clears the death signal. The launcher may have ended just

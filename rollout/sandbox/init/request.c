@@ -68,6 +68,12 @@ static int parse_field(char *key, char *value, struct request *r)
 		r->sudo = *value == '1';
 		return 0;
 	}
+#ifdef ROLLOUT_WEAKEN
+	if (!strcmp(key, "weaken")) {
+		r->weaken = value;
+		return 0;
+	}
+#endif
 	return failed("unknown field or too many of it: '%s'", key);
 }
 

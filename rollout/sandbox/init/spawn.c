@@ -131,7 +131,8 @@ static _Noreturn void child(struct spawn *spawn)
 		give_up(spawn, "becoming the user");
 	umask(022);
 	setrlimit(RLIMIT_NOFILE, &box.nofile);
-	syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC);
+	if (!init_weak("descriptors"))
+		syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	search_and_run(spawn);
