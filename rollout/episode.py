@@ -19,6 +19,7 @@ from rollout.config import TimeoutsConf
 from rollout.errors import (
     BuildError,
     ModelError,
+    OutOfMemory,
     SandboxError,
     SandboxLost,
     ScoreError,
@@ -104,6 +105,8 @@ class _Episode:
         """What a failure of ours would be called in the stage that runs now."""
         self.stop: StopReason | None = None
         self.error: BaseException | None = None
+        self.limits_run_into = ""
+        """With the kernel's counts, where that explains how the agent ended."""
         self.verdict: Verdict | None = None
         self.box: Sandbox | None = None
         self.sandbox_id = ""
@@ -187,23 +190,37 @@ class _Episode:
                     )
             except TimeoutError:
                 self.stop = StopReason.TIMEOUT
+            except OutOfMemory as exc:
+                self.stop, self.error = StopReason.ERROR, exc
             except (SandboxLost, ModelError):
                 raise
+            finally:
+                self._tell_alerts()
             except Exception as exc:  # noqa: BLE001 - whatever the agent let out is its own error
                 self.stop, self.error = StopReason.ERROR, exc
             self.outcome = await self._agent_outcome(self.stop)
 
     async def _agent_outcome(self, stop: StopReason) -> Outcome:
-        """A limit that was hit explains an agent that ended badly; one that ended well is well."""
+        """A limit that was hit explains an agent that ended badly; one that ended well is well.
+
+        For processes there is no outcome of its own: a program that cannot fork fails as programs
+        do, so it stays `agent_error`, and the error says what was counted.
+        """
         assert self.box is not None
-        hit = await self.box.limits_hit()
-        if hit:
-            self.transcript.event("limit_hit", " ".join(hit))
-        if stop is StopReason.ERROR and "memory" in hit:
+        reasons = await self.box.limit_reasons()
+        for limit, reason in reasons.items():
+            self.transcript.event("limit_hit", f"{limit}: {reason}")
+        if stop is not StopReason.ERROR:
+            return ENDED_AS[stop]
+        self.limits_run_into = "; ".join(f"{limit}: {why}" for limit, why in reasons.items())
+        if "memory" in reasons:
             return Outcome.OUT_OF_MEMORY
-        if stop is StopReason.ERROR and "disk" in hit:
-            return Outcome.OUT_OF_DISK
-        return ENDED_AS[stop]
+        return Outcome.OUT_OF_DISK if "disk" in reasons else ENDED_AS[stop]
+
+    def _tell_alerts(self) -> None:
+        assert self.box is not None
+        for alert in self.box.alerts:
+            self.transcript.event("resource_alert", alert.detail, at=alert.at)
 
     # ---------------------------------------------------------------- scoring
 
@@ -266,6 +283,10 @@ class _Episode:
     def _multiplier(self) -> float:
         return self.arm.timeout_multiplier
 
+    @property
+    def _error_text(self) -> str:
+        return "; ".join(filter(None, (str(self.error or ""), self.limits_run_into)))
+
     def _record_failure(self, exc: Exception) -> None:
         """The failure was ours: named by its boundary where that is clear, else by the stage."""
         self.error = exc
@@ -291,7 +312,7 @@ class _Episode:
             worker=self.bench.worker,
             started_at=said.started_at,
             finished_at=finished_at,
-            error=clip(str(self.error or ""), 2_000),
+            error=clip(self._error_text, 2_000),
         )
         return Trajectory(
             run_id=self.bench.run_id,
@@ -301,7 +322,7 @@ class _Episode:
             outcome=self.outcome,
             stop_reason=self.stop,
             error_type=_error_type(self.error),
-            error_message=clip(str(self.error or ""), 4_000),
+            error_message=clip(self._error_text, 4_000),
             reward=verdict.reward if verdict else None,
             scores=verdict.scores if verdict else (),
             scorer_output=clip(output),

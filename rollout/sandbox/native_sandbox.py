@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
 from rollout.aio import Deadline, shielded
-from rollout.errors import SandboxError, SandboxLost
+from rollout.errors import OutOfMemory, SandboxError, SandboxLost
+from rollout.sandbox.alerts import Alerts
 from rollout.sandbox.base import (
     FILE_LIMIT_BYTES,
     OUTPUT_LIMIT_BYTES,
@@ -16,10 +18,12 @@ from rollout.sandbox.base import (
     TREE_LIMIT_ENTRIES,
     ExecResult,
     Image,
+    ResourceAlert,
     SandboxSpec,
 )
 from rollout.sandbox.cgroups import CgroupPlan
 from rollout.sandbox.client import InitClient
+from rollout.sandbox.controllers import MIB
 from rollout.sandbox.launcher import Launched, describe_status
 from rollout.types import Tree
 
@@ -64,7 +68,11 @@ class NativeSandbox:
         self._keep_layer = keep_layer
         self._env = dict((*DEFAULT_ENV, *spec.image.env, *spec.env))
         self._closing: asyncio.Future[None] | None = None
-        self._hits: tuple[str, ...] = ()
+        self._reasons: dict[str, str] = {}
+        self._ended_for = ""
+        """Why the watcher ended it, if it did."""
+        self._own_fault = False
+        self._alerts = Alerts(plan.limits, self.disk_usage)
 
     @property
     def id(self) -> str:
@@ -159,25 +167,60 @@ class NativeSandbox:
                 raise
             # Its sockets break a moment before the launcher tells how it ended.
             await asyncio.wait({self._launched.ended}, timeout=EPITAPH_WAIT_S)
-            raise SandboxLost(f"sandbox {self._name}: {exc}{self._epitaph()}") from exc
+            self._note_limits()
+            kind = OutOfMemory if self._out_of_memory else SandboxLost
+            raise kind(f"sandbox {self._name}: {exc}{self._epitaph()}") from exc
 
     def _epitaph(self) -> str:
         if not self._launched.ended.done():
             return ""
-        hits = ", ".join(self._plan.limits_hit())
-        how = describe_status(self._launched.ended.result())
-        return f" ({how}{f'; limits it ran into: {hits}' if hits else ''})"
+        how = self._ended_for or describe_status(self._launched.ended.result())
+        hits = [f"{limit}: {why}" for limit, why in self._reasons.items() if why != how]
+        return f" ({'; '.join([how, *hits])})"
+
+    @property
+    def _out_of_memory(self) -> bool:
+        """Whether it was ended as a whole, and by its own doing."""
+        ended = self._launched.ended
+        if not ended.done() or self._ended_for:
+            return ended.done() and self._own_fault
+        return ended.result() == signal.SIGKILL and "memory" in self._reasons
 
     # ---------------------------------------------------------------- the whole of it
 
     async def limits_hit(self) -> tuple[str, ...]:
         """Those of memory and pids that were run into so far; disk if it is full now."""
+        return tuple(await self.limit_reasons())
+
+    async def limit_reasons(self) -> Mapping[str, str]:
         if self._closing is None:
+            self._alerts.look()
             self._note_limits()
-        return self._hits
+        return self._reasons
 
     def _note_limits(self) -> None:
-        self._hits = self._plan.limits_hit() + (("disk",) if self._disk_full() else ())
+        found = {limit.name: why for limit in self._plan.limits if (why := limit.reason())}
+        if self._own_fault:
+            found["memory"] = self._ended_for
+        if self._disk_full():
+            used, allowed = self.disk_usage() or (0, 0)
+            found["disk"] = f"full: {used // MIB} of {allowed // MIB} MiB are used"
+        self._reasons = found
+
+    @property
+    def alerts(self) -> tuple[ResourceAlert, ...]:
+        return self._alerts.told
+
+    def disk_usage(self) -> tuple[int, int] | None:
+        """Bytes used and allowed; None where disk is not limited."""
+        if "disk" not in self.limits_enforced:
+            return None
+        try:
+            space = os.statvfs(self._scratch)
+        except OSError:
+            return None
+        used = (space.f_blocks - space.f_bfree) * space.f_frsize
+        return used, space.f_blocks * space.f_frsize
 
     def _disk_full(self) -> bool:
         if "disk" not in self.limits_enforced:
@@ -187,6 +230,27 @@ class NativeSandbox:
         except OSError:
             return False
         return space.f_bavail == 0 or space.f_favail == 0
+
+    # ---------------------------------------------------------------- what the watcher asks
+
+    @property
+    def memory_mb(self) -> int | None:
+        return self._spec.resources.memory_mb
+
+    @property
+    def usage_alerts(self) -> Alerts | None:
+        return self._alerts if self.limits_enforced else None
+
+    def held_bytes(self, *, closer: bool = False) -> int:
+        return self._plan.held_bytes(closer=closer)
+
+    def end_for_memory(self, reason: str, *, own_fault: bool) -> None:
+        """End it as it is; its next call tells why."""
+        if self._closing is None and not self._launched.ended.done():
+            self._ended_for, self._own_fault = reason, own_fault
+            self._plan.kill()
+
+    # ---------------------------------------------------------------- its files as an image
 
     async def snapshot(self) -> Image:
         async with self._inside():
@@ -198,8 +262,9 @@ class NativeSandbox:
 
     async def end_as_image(self) -> Image:
         async with self._inside():
-            # Frozen first: nobody inside may see another die and write about it.
-            await self._freeze()
+            if not self._out_of_memory:
+                # Frozen first: nobody inside may see another die and write about it.
+                await self._freeze()
             await self._kill()
             self._note_limits()
         try:
@@ -226,6 +291,8 @@ class NativeSandbox:
             write()
         except OSError as exc:
             raise SandboxLost(f"its control group is gone: {exc}") from exc
+
+    # ---------------------------------------------------------------- the end
 
     async def close(self) -> None:
         if self._closing is None:

@@ -18,9 +18,9 @@ static const uint64_t kept = CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_FO
 			     CAP(CAP_SETFCAP) | CAP(CAP_KILL) | CAP(CAP_NET_BIND_SERVICE) |
 			     CAP(CAP_SYS_CHROOT);
 
-int set_limits(void)
+int set_limits(unsigned long long data_bytes)
 {
-	struct rlimit files, none = {0, 0};
+	struct rlimit files, none = {0, 0}, data = {data_bytes, data_bytes};
 	if (getrlimit(RLIMIT_NOFILE, &files))
 		return failed("read RLIMIT_NOFILE");
 	if (files.rlim_max > 65536)
@@ -28,6 +28,8 @@ int set_limits(void)
 	files.rlim_cur = files.rlim_max < 8192 ? files.rlim_max : 8192;
 	if (setrlimit(RLIMIT_NOFILE, &files) || setrlimit(RLIMIT_CORE, &none))
 		return failed("set limits of a process");
+	if (data_bytes && setrlimit(RLIMIT_DATA, &data))
+		return failed("limit the data of a process");
 	return 0;
 }
 

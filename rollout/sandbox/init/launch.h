@@ -43,6 +43,7 @@ struct request {
 	int join_count;
 	char *writes[MAX_WRITES]; /* `file=value`, done once the directories exist */
 	int write_count;
+	unsigned long long data_bytes; /* RLIMIT_DATA of each process, or 0 */
 	bool sudo;
 };
 
@@ -95,7 +96,7 @@ int hold_mounts(pid_t pid);
 void let_mounts_go(int mounts);
 
 /* confine.c */
-int set_limits(void);
+int set_limits(unsigned long long data_bytes);
 int drop_privileges(bool sudo);
 int die_with(int launcher_pidfd);
 

@@ -76,7 +76,7 @@ static int build_sandbox(const struct request *r, const struct launcher *l, int 
 		return -1;
 	if (pivot() || set_hostname())
 		return -1;
-	if (enter_userns(r->userns) || set_limits())
+	if (enter_userns(r->userns) || set_limits(r->data_bytes))
 		return -1;
 	if (arrange_descriptors(listener, ready, &binary, &launcher) || drop_privileges(r->sudo) ||
 	    die_with(launcher))
