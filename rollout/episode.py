@@ -109,23 +109,24 @@ class _Episode:
         """With the kernel's counts, where that explains how the agent ended."""
         self.verdict: Verdict | None = None
         self.box: Sandbox | None = None
+        self.scene: Image | None = None
+        """The agent's files as an image, to discard in the end."""
         self.sandbox_id = ""
         self.limits_enforced: tuple[str, ...] = ()
 
     async def run(self) -> Ended:
-        scene: Image | None = None
         try:
             await self._make_ready()
             await self._let_agent_work()
-            scene = await self._prepare_scene()
+            await self._prepare_scene()
             await self._score()
         except Exception as exc:  # noqa: BLE001 - the boundary: a failure becomes an outcome here
             self._record_failure(exc)
         finally:
             with self.transcript.phase("release"):
                 await self._release()
-                if scene is not None:
-                    await shielded(self.bench.engine.discard(scene))
+                if self.scene is not None:
+                    await shielded(self.bench.engine.discard(self.scene))
         return self._ended()
 
     # ---------------------------------------------------------------- before the agent
@@ -193,9 +194,8 @@ class _Episode:
             except OutOfMemory as exc:
                 self.stop, self.error = StopReason.ERROR, exc
             except (SandboxLost, ModelError):
-                raise
-            finally:
                 self._tell_alerts()
+                raise
             except Exception as exc:  # noqa: BLE001 - whatever the agent let out is its own error
                 self.stop, self.error = StopReason.ERROR, exc
             self.outcome = await self._agent_outcome(self.stop)
@@ -208,9 +208,10 @@ class _Episode:
         """
         assert self.box is not None
         reasons = await self.box.limit_reasons()
+        self._tell_alerts()
         for limit, reason in reasons.items():
             self.transcript.event("limit_hit", f"{limit}: {reason}")
-        if stop is not StopReason.ERROR:
+        if stop is not StopReason.ERROR and not self.box.out_of_memory:
             return ENDED_AS[stop]
         self.limits_run_into = "; ".join(f"{limit}: {why}" for limit, why in reasons.items())
         if "memory" in reasons:
@@ -229,31 +230,34 @@ class _Episode:
         asked = self.arm.score_mode
         return self.task.verifier.mode if asked is ScoreMode.AS_DECLARED else asked
 
-    async def _prepare_scene(self) -> Image | None:
-        """Put the scorer's sandbox in `self.box`; the image to discard afterwards, if any."""
-        if self._mode is ScoreMode.SHARED:
-            return None
-        with self.transcript.phase("freeze"):
-            assert self.box is not None
-            await collect(self.box, self.task, self.transcript)
-            if self._mode is ScoreMode.FORK:
-                return await self._fork_scene()
-            await self._fresh_scene()
-            return None
+    async def _prepare_scene(self) -> None:
+        """Put the scorer's sandbox in `self.box`.
 
-    async def _fork_scene(self) -> Image:
+        Of an agent that took its sandbox down with it, the files live on: they are in a new
+        sandbox whatever the mode, and the mode begins there.
+        """
+        assert self.box is not None
+        taken_down = self.box.out_of_memory
+        if self._mode is ScoreMode.SHARED and not taken_down:
+            return
+        with self.transcript.phase("freeze"):
+            if taken_down:
+                await self._fork_scene()
+            await collect(self.box, self.task, self.transcript)
+            if self._mode is ScoreMode.FRESH:
+                await self._fresh_scene()
+            elif self._mode is ScoreMode.FORK and not taken_down:
+                await self._fork_scene()
+
+    async def _fork_scene(self) -> None:
         """The agent's files in a new sandbox; of the agent itself nothing runs any more."""
         assert self.box is not None
         spec = self.box.spec
-        await self.box.kill_all()
-        scene = await self.box.end_as_image()
-        try:
-            await self._release()
-            await self._claim_spec(replace(spec, image=scene))
-        except BaseException:
-            await self.bench.engine.discard(scene)
-            raise
-        return scene
+        if not self.box.out_of_memory:
+            await self.box.kill_all()
+        self.scene = await self.box.end_as_image()
+        await self._release()
+        await self._claim_spec(replace(spec, image=self.scene))
 
     async def _fresh_scene(self) -> None:
         """A pristine sandbox that receives the declared outputs and nothing else."""

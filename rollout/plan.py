@@ -162,15 +162,23 @@ def limit_problems(
         if limit not in enforced and getattr(resources, name) not in (None, _DEFAULTS[name])
     ]
     found += [
-        f"task {task.id}: {name}={getattr(task.blueprint.resources, name)}"
+        f"{where}: {name}={getattr(blueprint.resources, name)}"
         for task in tasks
+        for where, blueprint in _own_blueprints(task)
         for name, limit in LIMIT_OF.items()
-        if not task.limits_imported
-        and limit not in enforced
-        and getattr(task.blueprint.resources, name) is not None
+        if limit not in enforced and getattr(blueprint.resources, name) is not None
     ]
     hint = "cannot be enforced here; leave it off, or resources.unenforceable=record"
     return [f"{line} {hint} (engine {engine})" for line in found]
+
+
+def _own_blueprints(task: Task) -> Iterator[tuple[str, Blueprint]]:
+    """Those whose limits somebody wrote here, each with its name for people."""
+    if task.limits_imported:
+        return
+    yield f"task {task.id}", task.blueprint
+    if task.verifier.blueprint is not None:
+        yield f"verifier of task {task.id}", task.verifier.blueprint
 
 
 _DEFAULTS = {item.name: item.default for item in fields(ResourcesConf)}

@@ -100,7 +100,7 @@ class Progress:
     pending: int = 0
     workers: int = 0
     counts: dict[str, float] = field(default_factory=dict)
-    """Summed over workers: `warm creating claimed …`."""
+    """Summed over workers: `warm creating claimed resource_alerts …`."""
     outcomes: dict[str, int] = field(default_factory=dict)
     """Of committed rows."""
     arms: dict[str, tuple[int, int, float]] = field(default_factory=dict)

@@ -77,6 +77,8 @@ class Worker:
         self._buffered: set[str] = set()
         """Ids with a row in the writer that is not committed yet."""
         self._counts: dict[str, float] = {}
+        self._alerts = 0
+        """Resource alerts of ended attempts."""
         self._changed = asyncio.Event()
         self._draining = False
         self._stopped = asyncio.Event()
@@ -287,6 +289,7 @@ class Worker:
         """A row, or word of an attempt that will be made again."""
         row, name = ended.trajectory, lease.spec.trajectory_id
         self._meter.ended(row)
+        self._alerts += sum(event.kind == "resource_alert" for event in row.events)
         if not (row.outcome.scored or lease.last or lease.record_only):
             await self._coordinator.attempt_failed(self._name, name, row.attempts[-1])
             return
@@ -344,6 +347,7 @@ class Worker:
             self._counts = {
                 "running": float(len(self._running)),
                 "buffered_rows": float(self._writer.buffered_rows),
+                "resource_alerts": float(self._alerts),
                 **self._pool.counts(),
             }
             self._meter.observe(self._counts)

@@ -169,6 +169,10 @@ class Sandbox(Protocol):
     async def limits_hit(self) -> tuple[str, ...]:
         """Which of `memory pids disk` were run into so far, as the kernel counted."""
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether what ran in it took its whole memory limit and ended all of it: OutOfMemory."""
+
     async def limit_reasons(self) -> Mapping[str, str]:
         """For each of `limits_hit`, in words: what was counted, the limit, how much is used.
 
@@ -196,7 +200,10 @@ class Engine(Protocol):
 
     @property
     def limits(self) -> frozenset[str]:
-        """Which of `cpu memory pids disk` this engine can enforce on this machine."""
+        """Which of `cpu memory pids disk` this engine can enforce on this machine.
+
+        Before `start` only as far as can be seen without making anything.
+        """
 
     async def start(self) -> None:
         """Take ownership, sweep what dead owners left, make ready to create."""

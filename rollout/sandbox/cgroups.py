@@ -87,6 +87,19 @@ class Hierarchies:
                 (point / FOLDER).rmdir()
 
 
+def limits_in_sight(mounts: Path = Path("/proc/self/mounts")) -> frozenset[str]:
+    """Limits whose control groups seem to be there and writable; nothing is made."""
+    try:
+        trees = Hierarchies.of_machine(mounts)
+        in_v2 = (trees.v2 / "cgroup.controllers").read_text().split()
+    except (SandboxError, OSError):
+        return frozenset()
+    places = {**dict.fromkeys(in_v2, trees.v2), **trees.v1}
+    return frozenset(
+        name for name in CONTROLLERS if name in places and os.access(places[name], os.W_OK)
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CgroupPlan:
     """The directories of one sandbox and what is written into them, in order."""

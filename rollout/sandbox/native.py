@@ -19,7 +19,7 @@ from rollout.aio import shielded
 from rollout.config import EngineConf
 from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
-from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
+from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies, limits_in_sight
 from rollout.sandbox.clearer import Clearer
 from rollout.sandbox.images import (
     HOST,
@@ -86,7 +86,7 @@ class NativeEngine:
 
     @property
     def limits(self) -> frozenset[str]:
-        held = self._cgroups.limits if self._cgroups else frozenset()
+        held = self._cgroups.limits if self._cgroups else limits_in_sight()
         return held | {"disk"} if self._conf.scratch == "tmpfs" else held
 
     # ---------------------------------------------------------------- start and close

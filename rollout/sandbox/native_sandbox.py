@@ -30,7 +30,7 @@ from rollout.types import Tree
 DEFAULT_ENV = (("LANG", "C.UTF-8"),)
 """PATH, HOME and USER are init's to say, who knows the user."""
 FREEZE_TIMEOUT_S = 10.0
-EPITAPH_WAIT_S = 0.2
+EPITAPH_WAIT_S = 1.0
 
 
 class KeepLayer(Protocol):
@@ -168,7 +168,7 @@ class NativeSandbox:
             # Its sockets break a moment before the launcher tells how it ended.
             await asyncio.wait({self._launched.ended}, timeout=EPITAPH_WAIT_S)
             self._note_limits()
-            kind = OutOfMemory if self._out_of_memory else SandboxLost
+            kind = OutOfMemory if self.out_of_memory else SandboxLost
             raise kind(f"sandbox {self._name}: {exc}{self._epitaph()}") from exc
 
     def _epitaph(self) -> str:
@@ -178,19 +178,20 @@ class NativeSandbox:
         hits = [f"{limit}: {why}" for limit, why in self._reasons.items() if why != how]
         return f" ({'; '.join([how, *hits])})"
 
-    @property
-    def _out_of_memory(self) -> bool:
-        """Whether it was ended as a whole, and by its own doing."""
-        ended = self._launched.ended
-        if not ended.done() or self._ended_for:
-            return ended.done() and self._own_fault
-        return ended.result() == signal.SIGKILL and "memory" in self._reasons
-
     # ---------------------------------------------------------------- the whole of it
 
     async def limits_hit(self) -> tuple[str, ...]:
         """Those of memory and pids that were run into so far; disk if it is full now."""
         return tuple(await self.limit_reasons())
+
+    @property
+    def out_of_memory(self) -> bool:
+        ended = self._launched.ended
+        if not ended.done() or self._ended_for:
+            return ended.done() and self._own_fault
+        if self._closing is None:
+            self._note_limits()
+        return ended.result() == signal.SIGKILL and "memory" in self._reasons
 
     async def limit_reasons(self) -> Mapping[str, str]:
         if self._closing is None:
@@ -262,7 +263,7 @@ class NativeSandbox:
 
     async def end_as_image(self) -> Image:
         async with self._inside():
-            if not self._out_of_memory:
+            if not self.out_of_memory:
                 # Frozen first: nobody inside may see another die and write about it.
                 await self._freeze()
             await self._kill()

@@ -176,6 +176,10 @@ class MemorySandbox:
     def alerts(self) -> tuple[ResourceAlert, ...]:
         return ()
 
+    @property
+    def out_of_memory(self) -> bool:
+        return False
+
     async def limits_hit(self) -> tuple[str, ...]:
         return tuple(await self.limit_reasons())
 
