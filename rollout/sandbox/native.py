@@ -284,14 +284,14 @@ class NativeEngine:
         await clearer.keep_up()
 
     async def _running_clearer(self) -> Clearer:
+        """Started at the first need, and again where it has died."""
         owner, cgroups = self._started()
-        if self._clearer is None or not self._clearer.alive:
-            async with self._launching:
-                if self._clearer is None or not self._clearer.alive:
-                    clearer = Clearer(owner.folder)
-                    await clearer.start()
-                    cgroups.adopt(clearer.pid)
-                    self._clearer = clearer
+        async with self._launching:
+            if self._clearer is None:
+                self._clearer = Clearer(owner.folder)
+            if not self._clearer.alive:
+                await self._clearer.start()
+                cgroups.adopt(self._clearer.pid)
         return self._clearer
 
     async def _running_launcher(self) -> Launcher:

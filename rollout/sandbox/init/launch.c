@@ -104,6 +104,8 @@ static int prepare(struct request *r)
 	if (make_cgroups(r) || open_scratch(r))
 		return -1;
 	r->network = take_spare_network();
+	if (r->network < 0 && own_proc())
+		return -1;
 	return take_spare_scratch(r);
 }
 
@@ -112,9 +114,10 @@ static int spawn(const struct request *r)
 	int ready[2];
 	struct clone_args args = {
 		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
-			 CLONE_INTO_CGROUP | (r->network < 0 ? CLONE_NEWNET : 0),
+			 (r->cgroup ? CLONE_INTO_CGROUP : 0) |
+			 (r->network < 0 ? CLONE_NEWNET : 0),
 		.exit_signal = SIGCHLD,
-		.cgroup = (uint64_t)r->cgroup_fd,
+		.cgroup = r->cgroup ? (uint64_t)r->cgroup_fd : 0,
 	};
 	if (pipe2(ready, O_CLOEXEC))
 		return failed("make a pipe");
@@ -141,6 +144,7 @@ static void create(char *line)
 		if (r.scratch >= 0)
 			close(r.scratch);
 	}
+	drop_map(r.userns);
 	if (r.cgroup_fd >= 0)
 		close(r.cgroup_fd);
 	if (r.network >= 0)
@@ -354,7 +358,7 @@ int launch_main(int argc, char **argv)
 		failed("usage: rollout-box launch OWNER_FOLDER [PATH TO KEEP MOUNTED]...");
 	else if (parent < 0 || signals < 0)
 		failed("open a pidfd and a signalfd");
-	else if (!open_self() && !build_filter() && !prepare_mounts(argc - 2, argv + 2) &&
+	else if (!(geteuid() && enter_own_userns()) && !open_self() && !build_filter() && !prepare_mounts(argc - 2, argv + 2) &&
 		 !start_undertaker()) {
 		printf("ready\n");
 		fflush(stdout);
