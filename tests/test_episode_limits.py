@@ -113,7 +113,7 @@ async def test_an_agent_out_of_disk_is_scored_and_told_why(tmp_path: Path) -> No
         act = working_until("head -c 50000000 /dev/zero > /srv/big")
         ended = await roll(bench, act, task=limited(disk_mb=20))
     assert (ended.outcome, ended.reward) == (Outcome.OUT_OF_DISK, 1.0)
-    assert "disk: full: 20 of 20 MiB are used" in ended.error_message
+    assert "disk: was full; 20 of 20 MiB are used now" in ended.error_message
 
 
 @pytest.mark.parametrize("mode", MODES)

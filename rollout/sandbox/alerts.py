@@ -38,7 +38,7 @@ class Alerts:
         self.told: tuple[ResourceAlert, ...] = ()
 
     def look(self) -> None:
-        """Blocks for some 20 µs; the kernel's files may be gone by now."""
+        """Blocks for about 20 µs a limit; the kernel's files may be gone by now."""
         with self._lock:
             for limit in self._limits:
                 if self._levels.get(limit.name, 0) < max(ALERT_LEVELS):

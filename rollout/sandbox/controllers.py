@@ -74,7 +74,7 @@ class CpuLimit:
         return ""
 
     def use(self) -> Use | None:
-        ran, held_back = read_keys(self.folder / "cpu.stat", "nr_periods", "nr_throttled")
+        ran, held_back = read_keys(f"{self.folder}/cpu.stat", "nr_periods", "nr_throttled")
         periods, throttled = ran - self._before[0], held_back - self._before[1]
         if periods < LEAST_PERIODS:
             return None
@@ -97,10 +97,10 @@ class PidsLimit:
 
     @property
     def _used(self) -> int:
-        return max(0, read_number(self.folder / "pids.current") - 1)
+        return max(0, read_number(f"{self.folder}/pids.current") - 1)
 
     def reason(self) -> str:
-        refused = read_key(self.folder / "pids.events", "max")
+        refused = read_key(f"{self.folder}/pids.events", "max")
         if not refused:
             return ""
         return (
@@ -138,7 +138,7 @@ class MemoryLimit:
 
     def use(self) -> Use | None:
         limit = self.memory_mb * MIB
-        used = read_number(self.folder / _usage_file(self.in_v2))
+        used = read_number(f"{self.folder}/{_usage_file(self.in_v2)}")
         if used >= 0.8 * limit:  # only then is the dearer file worth reading
             used = held_in(self.folder, in_v2=self.in_v2)
         return Use(used / limit, f"{used // MIB} of {self.memory_mb} MiB")
@@ -194,24 +194,24 @@ def killed_for_memory(folder: Path, *, in_v2: bool) -> int:
     """Processes killed for the limit of this directory. The kernel's `oom_kill` counts those that
     it killed for the whole machine too, so it says nothing where the limit was never reached."""
     if in_v2:
-        killed, reached = read_keys(folder / "memory.events", "oom_kill", "oom")
+        killed, reached = read_keys(f"{folder}/memory.events", "oom_kill", "oom")
     else:
-        killed = read_key(folder / "memory.oom_control", "oom_kill")
+        killed = read_key(f"{folder}/memory.oom_control", "oom_kill")
         reached = killed and _reached_v1(folder)
     return killed if reached else 0
 
 
 def _reached_v1(folder: Path) -> bool:
     """By the high-water mark, since newer kernels no longer count in `memory.failcnt`."""
-    highest = read_number(folder / "memory.max_usage_in_bytes")
-    return highest + MIB >= read_number(folder / "memory.limit_in_bytes")
+    highest = read_number(f"{folder}/memory.max_usage_in_bytes")
+    return highest + MIB >= read_number(f"{folder}/memory.limit_in_bytes")
 
 
 def held_in(folder: Path, *, in_v2: bool) -> int:
     """Bytes that killing all in this directory would give back."""
     idle = "inactive_file" if in_v2 else "total_inactive_file"
-    used = read_number(folder / _usage_file(in_v2))
-    return max(0, used - read_key(folder / "memory.stat", idle))
+    used = read_number(f"{folder}/{_usage_file(in_v2)}")
+    return max(0, used - read_key(f"{folder}/memory.stat", idle))
 
 
 def held_by_processes(folder: Path, *, closer: bool = False) -> int:
@@ -220,7 +220,7 @@ def held_by_processes(folder: Path, *, closer: bool = False) -> int:
     What they share since a fork is counted for each, unless `closer`: then the largest of them
     are asked for their part of it, which costs milliseconds for each gigabyte.
     """
-    pids = read_text(folder / "cgroup.procs").split()[:MANY_PROCESSES]
+    pids = read_text(f"{folder}/cgroup.procs").split()[:MANY_PROCESSES]
     sizes = sorted(((_own_bytes(pid), pid) for pid in pids), reverse=True)
     if not closer:
         return sum(size for size, _ in sizes)
@@ -229,12 +229,12 @@ def held_by_processes(folder: Path, *, closer: bool = False) -> int:
 
 
 def _own_bytes(pid: str) -> int:
-    fields = read_text(Path("/proc", pid, "statm")).split()
+    fields = read_text(f"/proc/{pid}/statm").split()
     return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") if fields else 0
 
 
 def _part_bytes(pid: str) -> int:
-    lines = read_text(Path("/proc", pid, "smaps_rollup")).splitlines()
+    lines = read_text(f"/proc/{pid}/smaps_rollup").splitlines()
     parts = dict(line.split(":", 1) for line in lines[1:])
     return sum(int(parts.get(key, "0").split()[0]) * 1024 for key in ("Pss_Anon", "Pss_Shmem"))
 
@@ -246,7 +246,7 @@ def _usage_file(in_v2: bool) -> str:
 # ---------------------------------------------------------------- the kernel's files
 
 
-def read_text(file: Path) -> str:
+def read_text(file: Path | str) -> str:
     """A file of the kernel's, its first 64 KiB; empty if it is gone.
 
     Without the layers of `open`, for this is done thousands of times."""
@@ -262,18 +262,18 @@ def read_text(file: Path) -> str:
         os.close(handle)
 
 
-def read_number(file: Path) -> int:
+def read_number(file: Path | str) -> int:
     """0 if the file is gone."""
     return int(read_text(file).strip() or 0)
 
 
-def read_keys(file: Path, *keys: str) -> Sequence[int]:
+def read_keys(file: Path | str, *keys: str) -> Sequence[int]:
     """The numbers behind these words, 0 for what is not there."""
     found = dict(line.split(" ", 1) for line in read_text(file).splitlines())
     return [int(found.get(key, 0)) for key in keys]
 
 
-def read_key(file: Path, key: str) -> int:
+def read_key(file: Path | str, key: str) -> int:
     return read_keys(file, key)[0]
 
 

@@ -205,7 +205,7 @@ class NativeSandbox:
             found["memory"] = self._ended_for
         if self._disk_full():
             used, allowed = self.disk_usage() or (0, 0)
-            found["disk"] = f"full: {used // MIB} of {allowed // MIB} MiB are used"
+            found["disk"] = f"was full; {used // MIB} of {allowed // MIB} MiB are used now"
         self._reasons = found
 
     @property

@@ -326,7 +326,7 @@ async def test_disk_alerts(tmp_path: Path) -> None:
         assert await levels(box, "disk") == [80]
         assert not (await box.exec(["sh", "-c", "head -c 35000000 /dev/zero > /srv/more"])).ok
         assert await levels(box, "disk") == [80, 90]
-        assert (await box.limit_reasons())["disk"] == "full: 40 of 40 MiB are used"
+        assert (await box.limit_reasons())["disk"] == "was full; 40 of 40 MiB are used now"
 
 
 async def test_alerts_come_by_themselves(engine: NativeEngine) -> None:
