@@ -1,6 +1,7 @@
 """`resources.unenforceable`, from the config to a sandbox of the native engine."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from rollout import build
 from rollout.compose import compose
 from rollout.errors import ConfigError
+from rollout.executor.local import LocalExecutor
 from rollout.sandbox.native import NativeEngine
 from rollout.types import Blueprint, Resources
 from tests.sandbox.test_native import conf, make
@@ -55,6 +57,25 @@ async def test_what_was_planned_is_what_holds(
         assert ("memory (group)" in box.limits_enforced) == shared
     finally:
         await made.close()
+
+
+async def test_a_worker_that_cannot_hold_a_limit_does_not_work(tmp_path: Path) -> None:
+    """Such as on a node that is unlike the one where the plan was made."""
+    job = prepared(tmp_path, "engine=memory", "executor=local", "executor.workers=1")
+    assert job.plan.limits_to_hold == ()
+    build.record_start(job)
+    unfit = replace(job.plan, limits_to_hold=("memory", "pids"))
+    with pytest.raises(ConfigError, match=r"no worker .* cannot enforce .*: memory; see"):
+        async for _ in LocalExecutor().run(unfit):
+            pass
+
+
+def test_what_somebody_wrote_has_to_hold(tmp_path: Path) -> None:
+    wrote = ["resources.cpu=1", "resources.memory_mb=9"]
+    assert prepared(tmp_path, *wrote).plan.limits_to_hold == ("cpu", "memory")
+    assert prepared(tmp_path, "task.memory_mb=64").plan.limits_to_hold == ("memory",)
+    record = "resources.unenforceable=record"
+    assert prepared(tmp_path, *wrote, record).plan.limits_to_hold == ()
 
 
 async def test_a_limit_left_off_is_never_claimed(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ class RunPlan:
     timeouts: TimeoutsConf
     executor: ExecutorConf
     store: StoreConf
+    limits_to_hold: tuple[str, ...] = ()
+    """Of `cpu memory disk pids`: a worker whose engine cannot enforce one of these does not work.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

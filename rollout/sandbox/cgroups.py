@@ -131,12 +131,12 @@ class CgroupPlan:
         if self.v2.is_dir():
             write_text(self.v2 / "cgroup.kill", "1")
 
-    def held_bytes(self, *, closer: bool = False) -> int:
-        """Memory that would be free without this sandbox. Blocks."""
+    def held_bytes(self, files_bytes: int, *, closer: bool = False) -> int:
+        """Memory that would be free without this sandbox, whose tmpfs holds so much. Blocks."""
         for limit in self.limits:
             if isinstance(limit, MemoryLimit):
                 return held_in(limit.folder, in_v2=limit.in_v2)
-        return held_by_processes(self.v2, closer=closer)
+        return held_by_processes(self.v2, closer=closer) + files_bytes
 
     @property
     def directories(self) -> tuple[Path, ...]:

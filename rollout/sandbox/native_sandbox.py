@@ -243,7 +243,16 @@ class NativeSandbox:
         return self._alerts if self.limits_enforced else None
 
     def held_bytes(self, *, closer: bool = False) -> int:
-        return self._plan.held_bytes(closer=closer)
+        return self._plan.held_bytes(self._tmpfs_bytes(), closer=closer)
+
+    def _tmpfs_bytes(self) -> int:
+        if self._launched.scratch is None:
+            return 0
+        try:
+            space = os.statvfs(self._launched.scratch)
+        except OSError:
+            return 0
+        return (space.f_blocks - space.f_bfree) * space.f_frsize
 
     def end_for_memory(self, reason: str, *, own_fault: bool) -> None:
         """End it as it is; its next call tells why."""

@@ -263,6 +263,13 @@ async def test_pages_shared_since_a_fork_count_once(engine: NativeEngine) -> Non
     assert 60 * MIB < box.held_bytes(closer=True) < 120 * MIB
 
 
+async def test_files_in_memory_count_as_held(tmp_path: Path) -> None:
+    async with running(tmp_path, scratch="tmpfs") as engine:
+        box = await make(engine)
+        await out(box, "head -c 50000000 /dev/zero > /srv/big")
+        assert 50_000_000 <= box.held_bytes() < 60_000_000
+
+
 async def _four_forks(box: NativeSandbox) -> bool:
     return (await out(box, "ls /tmp | grep -c forked || true")).strip() == "4"
 
