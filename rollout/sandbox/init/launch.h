@@ -97,6 +97,9 @@ void make_spare_network(void);
 int take_spare_network(void);
 int enter_network(int spare);
 
+/* everybody.c */
+int signal_everybody(pid_t init, int number);
+
 /* undertaker.c */
 int start_undertaker(void);
 void stop_undertaker(void);
