@@ -114,6 +114,8 @@ class CgroupPlan:
     """Those that hold."""
     data_limit_bytes: int = 0
     """RLIMIT_DATA of each process; 0 for none."""
+    process_limit: int = 0
+    """RLIMIT_NPROC of its user namespace; 0 for none."""
 
     @property
     def enforced(self) -> tuple[str, ...]:

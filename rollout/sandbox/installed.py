@@ -6,6 +6,7 @@ as. Told by dpkg: hosts of other kinds get none of it.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ def unchanged_config() -> Iterator[Path]:
 def _md5(path: Path) -> str:
     if path.is_symlink() or not path.is_file() or path.stat().st_size > FILE_LIMIT_BYTES:
         return ""
+    if not os.access(path, os.R_OK):  # an ordinary user runs the engine
+        return ""
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
@@ -86,7 +89,7 @@ def folders() -> Iterator[Folder]:
         listed.update(_FOLDER.findall(listing.read_bytes()))
     for name in sorted(path.decode(errors="replace") for path in listed):
         path = Path(name)
-        if path.is_dir() and not path.is_symlink():
+        if os.path.isdir(path) and not os.path.islink(path):  # False where one may not look
             about = path.stat()
             yield Folder(name.strip("/"), about.st_mode & 0o7777, about.st_uid, about.st_gid)
     yield from _run_folders()

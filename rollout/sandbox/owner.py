@@ -106,7 +106,7 @@ class Slots:
     They are taken in blocks: a lock for each sandbox would cost a descriptor for each.
     """
 
-    def __init__(self, *, uid_base: int, max_slots: int, folder: Path = SLOTS) -> None:
+    def __init__(self, uid_base: int, max_slots: int, *, folder: Path = SLOTS) -> None:
         self._folder = folder
         self._uid_base = uid_base
         self._blocks = max(1, max_slots // SLOTS_PER_BLOCK)

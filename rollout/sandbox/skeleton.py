@@ -184,7 +184,8 @@ def make_skeleton(root: Path) -> None:
         path = root / empty.path
         if not path.exists():
             path.mkdir(parents=True)
-            os.chown(path, empty.uid, empty.gid)
+            if os.geteuid() == 0:
+                os.chown(path, empty.uid, empty.gid)
             path.chmod(empty.mode)
     (root / "etc/mtab").symlink_to("/proc/self/mounts")
 
