@@ -11,10 +11,10 @@ from typing import Self
 from rollout.errors import SandboxError
 from rollout.sandbox import wire
 from rollout.sandbox.base import OUTPUT_LIMIT_BYTES, ExecResult
-from rollout.sandbox.link import GRACE_S, Link, unexpected
+from rollout.sandbox.link import GRACE_S, Link, ok_or_error, unexpected
 
 STREAMS = {int(wire.Out.STDOUT): "stdout", int(wire.Out.STDERR): "stderr"}
-LAST_SIGNAL = 64
+SIGNAL_TIMEOUT_S = 10.0
 MAX_SIZE = 65_535
 """Rows and columns of a terminal."""
 _HELD_BYTES = 1 << 20
@@ -127,6 +127,7 @@ class Process:
         self._seen = {_STDOUT: 0, _STDERR: 0}
         self._news: asyncio.Future[None] | None = None
         self._exit: wire.Exit | None = None
+        self._socket_path = ""
         self._started_s = time.perf_counter()
         self._ended_s = 0.0
         self.pid = 0
@@ -145,6 +146,7 @@ class Process:
 
     async def begin(self, socket_path: str, request: bytes) -> None:
         """Wait until it runs; SandboxError if its user or folder is missing."""
+        self._socket_path = socket_path
         try:
             await self._link.start(socket_path, request)
             while not self.pid and not self._link.over:
@@ -181,9 +183,13 @@ class Process:
 
     async def signal(self, number: int) -> None:
         """Send a signal to its process group; nothing happens once it has ended."""
-        if not 1 <= number <= LAST_SIGNAL:
-            raise SandboxError(f"{number} is no signal")
-        self._link.send(wire.signal(number))
+        request = wire.signal_request(self.pid, number)
+        doing = f"signal {number} to {self._doing}"
+        if self._link.over:
+            return
+        async with self._telling(), Link(doing, ok_or_error, deadline_s=SIGNAL_TIMEOUT_S) as link:
+            await link.start(self._socket_path, request)
+            await link.finished()
 
     # -- out
 
