@@ -69,6 +69,7 @@ def prepare(composed: Composed) -> Job:
             timeouts=conf.timeouts,
             executor=conf.executor,
             store=conf.store,
+            limits_to_hold=plan.limits_to_hold(loaded, conf.resources),
         ),
         store=store,
         state=state,

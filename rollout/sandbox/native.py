@@ -22,7 +22,7 @@ from rollout.config import EngineConf
 from rollout.errors import BuildError, ConfigError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.bases import HOST, KINDS, parse_base
-from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
+from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies, limits_in_sight
 from rollout.sandbox.chains import Chains
 from rollout.sandbox.clearer import Clearer
 from rollout.sandbox.flatten import root_of
@@ -40,6 +40,7 @@ from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.sandbox.owner import Owner, Slots, remove_tree
 from rollout.sandbox.rootfs import BaseLayers
 from rollout.sandbox.steps import apply_steps, changes_files, image_settings
+from rollout.sandbox.watcher import Watcher
 from rollout.types import Blueprint, digest_of
 
 NAME = "native"
@@ -80,6 +81,9 @@ class NativeEngine:
         self._clearer: Clearer | None = None
         self._launching = asyncio.Lock()
         self._live: dict[str, NativeSandbox] = {}
+        self._watcher = Watcher(
+            lambda: list(self._live.values()), reserve_mb=conf.memory_reserve_mb
+        )
         self._lineage = Lineage()
         self._chains = Chains(self._flatten)
         self._base = ""
@@ -96,7 +100,7 @@ class NativeEngine:
 
     @property
     def limits(self) -> frozenset[str]:
-        held = self._cgroups.limits if self._cgroups else frozenset()
+        held = self._cgroups.limits if self._cgroups else limits_in_sight()
         return held | {"disk"} if self._conf.scratch == "tmpfs" else held
 
     @property
@@ -114,12 +118,18 @@ class NativeEngine:
         self._owner = await asyncio.to_thread(Owner.claim, self._root_dir, self._hierarchies)
         try:
             self._folder_fd = os.open(self._owner.folder, os.O_PATH | os.O_DIRECTORY)
-            self._cgroups = Cgroups(self._hierarchies, self._owner.id)
+            self._cgroups = Cgroups(
+                self._hierarchies,
+                self._owner.id,
+                memory=self._conf.memory_cgroups,
+                group_size=self._conf.memory_group_size,
+            )
             await asyncio.to_thread(self._cgroups.prepare)
             layers = self._owner.folder / "layers"
             self._base = await asyncio.to_thread(self._store.host_base, layers)
             self._bases = BaseLayers(self._store, layers, self._base)
             await self._probe()
+            self._watcher.start()
         except BaseException:
             await shielded(self.close())
             raise
@@ -140,6 +150,7 @@ class NativeEngine:
         """End every sandbox and give up ownership; idempotent."""
         if self._owner is None:
             return
+        await self._watcher.close()
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._live.values())))
         if self._launcher is not None:
             await self._launcher.close()
@@ -253,8 +264,9 @@ class NativeEngine:
             *(("root", f"{first}:{path}") for first, path in stacks.root),
             *(("usr", f"{first}:{path}") for first, path in stacks.usr),
             ("cgroup", str(made.plan.v2)),
-            *(("join", str(path)) for path in made.plan.joins),
+            *(("join", str(path)) for path in (*made.plan.joins, *made.plan.shared)),
             *(("write", f"{path}={value}") for path, value in made.plan.writes),
+            ("data", str(made.plan.data_limit_bytes)),
             ("sudo", "1" if spec.sudo else "0"),
         ]
         if self._conf.scratch == "tmpfs":
@@ -296,8 +308,13 @@ class NativeEngine:
             # They die with their launcher; this makes sure before the uids are used again.
             await asyncio.to_thread(made.plan.kill)
         self._slots.give(made.uid)
+        directories = made.plan.directories
+        if group := self._cgroups.leave(made.name) if self._cgroups else None:
+            if not group.members:
+                directories = (*directories, group.folder)
+            await asyncio.to_thread(group.settle)
         clearer = await self._running_clearer()
-        clearer.clear(made.plan.directories, [made.scratch])
+        clearer.clear(directories, [made.scratch])
         await clearer.keep_up()
 
     async def _running_clearer(self) -> Clearer:

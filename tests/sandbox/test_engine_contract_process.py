@@ -289,7 +289,7 @@ async def test_a_new_size_is_seen_and_signalled(box: Sandbox) -> None:
 @pytest.mark.parametrize("size", [(-1, 10), (10, 1 << 16)])
 async def test_what_is_no_size_is_refused(box: Sandbox, size: tuple[int, int]) -> None:
     async with await box.start(["cat"], pty=True) as process:
-        with pytest.raises(SandboxError, match="columns"):
+        with pytest.raises(SandboxError, match="characters"):
             await process.resize(*size)
         await process.write_stdin(b"still here\n")
         await until(process, b"still here")
