@@ -11,12 +11,10 @@ from typing import Self
 from rollout.errors import SandboxError, SandboxLost
 from rollout.sandbox import wire
 from rollout.sandbox.base import OUTPUT_LIMIT_BYTES, ExecResult
-from rollout.sandbox.link import GRACE_S, Link, unexpected
+from rollout.sandbox.link import GRACE_S, Link, ok_or_error, unexpected
 
 STREAMS = {int(wire.Out.STDOUT): "stdout", int(wire.Out.STDERR): "stderr"}
-LAST_SIGNAL = 64
-MAX_SIZE = 65_535
-"""Rows and columns of a terminal."""
+SIGNAL_TIMEOUT_S = 10.0
 _HELD_BYTES = 1 << 20
 _HELD_CHUNKS = 4096
 """An init may send a byte in each frame; what a chunk costs beside its bytes is bounded, too."""
@@ -130,6 +128,7 @@ class Process:
         self._seen = {_STDOUT: 0, _STDERR: 0}
         self._news: asyncio.Future[None] | None = None
         self._exit: wire.Exit | None = None
+        self._socket_path = ""
         self._started_s = time.perf_counter()
         self._ended_s = 0.0
         self.pid = 0
@@ -148,6 +147,7 @@ class Process:
 
     async def begin(self, socket_path: str, request: bytes) -> None:
         """Wait until it runs; SandboxError if its user or folder is missing."""
+        self._socket_path = socket_path
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._link.start(socket_path, request)
@@ -184,15 +184,17 @@ class Process:
 
     async def resize(self, rows: int, cols: int) -> None:
         """Tell a process with a terminal the new size of its window; else nothing happens."""
-        if not (0 <= rows <= MAX_SIZE and 0 <= cols <= MAX_SIZE):
-            raise SandboxError(f"no terminal has {rows} rows of {cols} columns")
         self._link.send(wire.resize(rows, cols))
 
     async def signal(self, number: int) -> None:
         """Send a signal to its process group; nothing happens once it has ended."""
-        if not 1 <= number <= LAST_SIGNAL:
-            raise SandboxError(f"{number} is no signal")
-        self._link.send(wire.signal(number))
+        request = wire.signal_request(self.pid, number)
+        doing = f"signal {number} to {self._doing}"
+        if self._link.over:
+            return
+        async with self._telling(), Link(doing, ok_or_error, deadline_s=SIGNAL_TIMEOUT_S) as link:
+            await link.start(self._socket_path, request)
+            await link.finished()
 
     # -- out
 

@@ -1,5 +1,7 @@
 """A process that owns native sandboxes until it is killed: run by tests that kill it.
 
+One of them is suspended and has forks, which are as easy to end as others.
+
 Prints `ready <owner> <uid base> <launcher pid>` and then waits for ever.
 """
 
@@ -20,6 +22,8 @@ async def own(root_dir: str, uid_base: int) -> None:
     first = await engine.create(SandboxSpec(image=image, resources=limits))
     await engine.create(SandboxSpec(image=image))
     await first.exec(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo mine > /tmp/mine"])
+    await first.fork(2)
+    await first.suspend()
     print("ready", first.id, first.uid_base, first.init_pid, flush=True)
     await asyncio.Event().wait()
 

@@ -117,6 +117,18 @@ async def test_children_are_of_their_parents_spec(bench: Bench) -> None:
     assert child.limits_enforced == limited.limits_enforced
 
 
+async def test_a_disk_limit_is_of_each_childs_own_writes(small_disks: Bench) -> None:
+    box = await small_disks.limited(disk_mb=16)
+    await said(box, "head -c 10000000 /dev/zero > /srv/big")
+    for child in await forked(small_disks, box, 2):
+        assert child.limits_enforced == ("disk",)
+        await said(child, "head -c 10000000 /dev/zero > /srv/more")
+        assert await child.limits_hit() == ()
+        assert not (await shell_in(child)("head -c 10000000 /dev/zero > /srv/most")).ok
+        assert await child.limits_hit() == ("disk",)
+    assert await box.limits_hit() == ()
+
+
 async def test_the_parent_may_go_first(bench: Bench, box: Sandbox) -> None:
     await said(box, "echo kept > /srv/file")
     one, two = await forked(bench, box, 2)

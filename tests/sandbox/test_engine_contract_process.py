@@ -190,6 +190,23 @@ async def test_signals_reach_the_whole_group(box: Sandbox) -> None:
     assert await gone(box, child)
 
 
+@pytest.mark.parametrize("how", ["signal", "close"])
+async def test_input_that_nobody_reads_holds_no_signal_up(box: Sandbox, how: str) -> None:
+    async with await box.start(["sh", "-c", "echo up; exec sleep 60"]) as process:
+        assert await anext(process) == ("stdout", b"up\n")
+        feeding = asyncio.ensure_future(process.write_stdin(b"x" * (2 << 20)))
+        await asyncio.sleep(0.3)
+        assert not feeding.done()
+        if how == "signal":
+            await process.signal(signal.SIGTERM)
+            assert (await process.wait()).exit_code == 128 + signal.SIGTERM
+        else:
+            process.close()
+            assert await gone(box, str(process.pid))
+        async with asyncio.timeout(20):
+            await feeding
+
+
 @pytest.mark.parametrize("number", [-1, 0, 65, 1 << 40])
 async def test_what_is_no_signal_is_refused(box: Sandbox, number: int) -> None:
     async with await box.start(ECHO) as process:
@@ -272,7 +289,7 @@ async def test_a_new_size_is_seen_and_signalled(box: Sandbox) -> None:
 @pytest.mark.parametrize("size", [(-1, 10), (10, 1 << 16)])
 async def test_what_is_no_size_is_refused(box: Sandbox, size: tuple[int, int]) -> None:
     async with await box.start(["cat"], pty=True) as process:
-        with pytest.raises(SandboxError, match="columns"):
+        with pytest.raises(SandboxError, match="characters"):
             await process.resize(*size)
         await process.write_stdin(b"still here\n")
         await until(process, b"still here")

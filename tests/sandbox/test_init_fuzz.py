@@ -56,7 +56,6 @@ def requests(folder: str) -> list[bytes]:
         [
             wire.frame(wire.In.STDIN, b"line\n" * 50),
             wire.resize(7, 9),
-            wire.signal(28),
             wire.frame(wire.In.STDIN_EOF),
         ]
     )
@@ -83,6 +82,7 @@ def requests(folder: str) -> list[bytes]:
         wire.file_request(wire.Op.REMOVE, f"{folder}/d"),
         wire.port_request(wire.Op.LISTEN, 0),
         wire.port_request(wire.Op.CONNECT, 1),
+        wire.signal_request(2, 28),
     ]
 
 

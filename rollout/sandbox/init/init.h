@@ -125,6 +125,7 @@ void proc_start(struct conn *conn, uint16_t flags, struct body *body);
 void proc_sent(struct conn *conn);
 void proc_reaped(struct conn *conn, int status);
 void proc_kill(struct conn *conn);
+void proc_signal(pid_t pid, int number);
 void proc_release(struct conn *conn);
 
 /* output.c */
