@@ -14,8 +14,11 @@ from rollout.sandbox.native import NativeEngine
 from rollout.types import Blueprint, Resources
 
 
-async def own(root_dir: str, uid_base: int) -> None:
-    engine = NativeEngine(EngineConf(root_dir=root_dir, uid_base=uid_base, max_slots=256))
+async def own(root_dir: str, uid_base: int, memory_cgroups: str) -> None:
+    conf = EngineConf(
+        root_dir=root_dir, uid_base=uid_base, max_slots=256, memory_cgroups=memory_cgroups
+    )
+    engine = NativeEngine(conf)
     await engine.start()
     image = await engine.build(Blueprint())
     limits = Resources(cpu=1, memory_mb=256, pids=64)
@@ -29,4 +32,4 @@ async def own(root_dir: str, uid_base: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(own(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(own(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

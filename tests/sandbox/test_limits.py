@@ -89,14 +89,12 @@ async def fails_to_exec(box: NativeSandbox, script: str) -> bool:
 
 async def test_the_kernel_takes_children_before_init(engine: NativeEngine) -> None:
     box = await make(engine)
-    own, init = (
-        Path("/proc", str(pid), "oom_score_adj").read_text().strip()
-        for pid in ("self", box.init_pid)
-    )
+    own = Path("/proc/self/oom_score_adj").read_text().strip()
+    of_init = Path(f"/proc/{box.init_pid}/oom_score_adj")
     child = (await out(box, "cat /proc/self/oom_score_adj")).strip()
-    assert (init, child) == (own, str(max(int(own), 500)))
+    assert (of_init.read_text().strip(), child) == (own, str(max(int(own), 500)))
     await box.write_file("/tmp/x", b"x")
-    assert Path(f"/proc/{box.init_pid}/oom_score_adj").read_text().strip() == own
+    assert of_init.read_text().strip() == own
 
 
 async def test_a_kill_for_memory_is_told_with_its_figures(engine: NativeEngine) -> None:

@@ -545,11 +545,14 @@ async def test_sandbox_whose_init_dies_is_lost_with_the_reason(engine: NativeEng
     await box.close()
 
 
-async def test_killed_owner_leaves_nothing_after_the_next_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory", ["each", "group"])
+async def test_killed_owner_leaves_nothing_after_the_next_start(
+    tmp_path: Path, memory: str
+) -> None:
     uid_base = conf(tmp_path).uid_base
     owner = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "tests.sandbox.native_owner", str(tmp_path), str(uid_base)),
+        *("-m", "tests.sandbox.native_owner", str(tmp_path), str(uid_base), memory),
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[2],
     )
