@@ -140,8 +140,7 @@ def exec_request(
         flags,
         min(timeout_ms, (1 << 32) - 1),
         output_limit_bytes,
-        rows,
-        cols,
+        *_terminal(rows, cols),
         len(argv),
         len(env),
     )
@@ -175,6 +174,12 @@ def port_request(op: Op, port: int) -> bytes:
 def plain_request(op: Op) -> bytes:
     """KILL_ALL or PING."""
     return _request(_HEAD.pack(VERSION, op, 0))
+
+
+def _terminal(rows: int, cols: int) -> tuple[int, int]:
+    if not (0 <= rows <= 65535 and 0 <= cols <= 65535):
+        raise SandboxError(f"a terminal of {rows} x {cols} characters")
+    return rows, cols
 
 
 def _request(body: bytes) -> bytes:
@@ -220,10 +225,14 @@ def frames(kind: In | Out, data: bytes) -> Iterable[bytes]:
 
 
 def resize(rows: int, cols: int) -> bytes:
-    return frame(In.RESIZE, _SIZE.pack(rows, cols))
+    """The new size of a terminal, in characters."""
+    return frame(In.RESIZE, _SIZE.pack(*_terminal(rows, cols)))
 
 
 def signal(number: int) -> bytes:
+    """A signal to the process's group; an init hangs up on one that it does not know."""
+    if not 1 <= number <= 64:
+        raise SandboxError(f"{number} is no signal")
     return frame(In.SIGNAL, _LENGTH.pack(number))
 
 
@@ -285,11 +294,13 @@ def read_failure(payload: bytes) -> Failure:
 
 def read_started(payload: bytes) -> int:
     (pid,) = _unpack(_LENGTH, payload, "started")
+    if not 0 < pid < 1 << 31:
+        raise SandboxError(f"init told a process number of {pid}")
     return int(pid)
 
 
 def read_entry(payload: bytes) -> EntryHead:
-    strings = payload[_ENTRY.size :].split(b"\0")
+    strings = payload[_ENTRY.size :].split(b"\0", 3)
     if len(payload) < _ENTRY.size or len(strings) != 3 or strings[2]:
         raise SandboxError("init sent a malformed entry frame")
     letter, mode = _ENTRY.unpack_from(payload)

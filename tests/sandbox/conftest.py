@@ -18,12 +18,17 @@ from tests.sandbox.harness import Bench, Sh, shell_in, until_empty
 
 SLOTS = 64
 UIDS_EACH = 65_536
+LACKING: dict[str, frozenset[str]] = {"memory": frozenset({"pty", "ports"}), "native": frozenset()}
+"""The features an engine may do without. What it refuses then is a test like any other."""
 
 
 @pytest.fixture(params=["memory", pytest.param("native", marks=pytest.mark.native)])
 def kind(request: pytest.FixtureRequest) -> str:
     """Every test below this runs once for each engine; tests/conftest.py says when one is left."""
     kind: str = request.param
+    wanted = request.node.get_closest_marker("feature")
+    if wanted is not None and wanted.args[0] in LACKING[kind]:
+        pytest.skip(f"the {kind} engine has no {wanted.args[0]}, and says so")
     return kind
 
 

@@ -47,6 +47,8 @@ struct request {
 	int join_count;
 	char *writes[MAX_WRITES]; /* `file=value`, done once the directories exist */
 	int write_count;
+	unsigned long long data_bytes; /* RLIMIT_DATA of each process, or 0 */
+	unsigned long long processes;  /* RLIMIT_NPROC, for its user namespace, or 0 */
 	bool sudo;
 #ifdef ROLLOUT_WEAKEN
 	const char *weaken; /* walls to leave out, split at commas */
@@ -99,6 +101,9 @@ void make_spare_network(void);
 int take_spare_network(void);
 int enter_network(int spare);
 
+/* everybody.c */
+int signal_everybody(pid_t init, int number);
+
 /* undertaker.c */
 int start_undertaker(void);
 void stop_undertaker(void);
@@ -106,7 +111,7 @@ int hold_mounts(pid_t pid);
 void let_mounts_go(int mounts);
 
 /* confine.c */
-int set_limits(void);
+int set_limits(const struct request *r);
 int drop_privileges(const struct request *r);
 int die_with(int launcher_pidfd);
 

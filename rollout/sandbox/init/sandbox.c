@@ -78,7 +78,7 @@ static int build_sandbox(const struct request *r, const struct launcher *l, int 
 		return -1;
 	if (pivot(r) || (!weak(r, "uts") && set_hostname()))
 		return -1;
-	if ((!weak(r, "userns") && (enter_userns(r->userns) || raise_limits(r))) || set_limits())
+	if ((!weak(r, "userns") && (enter_userns(r->userns) || raise_limits(r))) || set_limits(r))
 		return -1;
 	if (arrange_descriptors(r, listener, ready, &binary, &launcher) || drop_privileges(r) ||
 	    die_with(launcher))

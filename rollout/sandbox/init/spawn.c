@@ -146,9 +146,11 @@ pid_t spawn_process(struct spawn *spawn)
 
 	spawn->error = 0;
 	spawn->failed_at = NULL;
+	oom_score_set(OOM_SCORE_CHILD);
 	pid = vfork();
 	if (pid == 0)
 		child(spawn);
+	oom_score_set(box.oom_score_own);
 	if (pid < 0)
 		spawn->error = errno;
 	return pid;
