@@ -25,6 +25,8 @@ DEFINE = "ROLLOUT_WEAKEN"
 NAMESPACES = ("user", "pid", "net", "ipc", "uts", "cgroup")
 ZERO = os.makedev(1, 5)
 LAID = "/laid-zero"
+UEVENT = Path("/sys/devices/virtual/mem/null/uevent")
+"""Write `change` here and the kernel tells that the device has changed."""
 IPC_CREAT, IPC_RMID = 0o1000, 0
 
 
@@ -78,6 +80,10 @@ def host_with_secrets(folder: Path) -> Iterator[dict[str, Any]]:
         abstract.bind(f"\0{name}")
         abstract.listen(64)
         port = ending.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
+        uevents = os.access(UEVENT, os.W_OK)
+        if uevents:
+            events = f"while sleep 0.1; do echo change > {UEVENT}; done"
+            ending.callback(ending.enter_context(subprocess.Popen(["sh", "-c", events])).kill)
         etc = Path("/etc").stat()
         yield {
             "host_pid": host.pid,
@@ -92,6 +98,7 @@ def host_with_secrets(folder: Path) -> Iterator[dict[str, Any]]:
             "etc": [etc.st_dev, etc.st_ino],
             "disk": disk_of(folder),
             "laid": LAID,
+            "uevents": uevents,
             "secret": SECRET,
             "secret_file": "/secret",
         }

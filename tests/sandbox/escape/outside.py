@@ -1,5 +1,6 @@
 """Probes: the host and the neighbours: processes, networks, files, devices, settings."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -152,6 +153,17 @@ for _name, _family, _kind, _protocol in (
     ("netfilter_netlink", 16, socket.SOCK_RAW, 12),
 ):
     probe("seccomp", name=f"socket_{_name}")(open_socket(_family, _kind, _protocol))
+
+
+@probe("seccomp")
+def events_of_the_hosts_devices(uevents: bool) -> object:
+    """The kernel tells every network that belongs to the host's user namespace."""
+    with socket.socket(16, socket.SOCK_RAW, 15) as sock:
+        sock.bind((0, 1))
+        if not uevents:
+            raise FileNotFoundError(errno.ENOENT, "this host lets nobody make an event")
+        sock.settimeout(5)
+        return sock.recv(4096)
 
 
 @probe("userns caps")
