@@ -89,7 +89,7 @@ def folders() -> Iterator[Folder]:
         listed.update(_FOLDER.findall(listing.read_bytes()))
     for name in sorted(path.decode(errors="replace") for path in listed):
         path = Path(name)
-        if os.path.isdir(path) and not os.path.islink(path):  # False where one may not look
+        if os.access(path, os.X_OK) and path.is_dir() and not path.is_symlink():
             about = path.stat()
             yield Folder(name.strip("/"), about.st_mode & 0o7777, about.st_uid, about.st_gid)
     yield from _run_folders()
