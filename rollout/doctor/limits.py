@@ -11,7 +11,7 @@ from rollout.doctor.kernel import existing
 PIDS_EACH = 8
 """Processes of a busy sandbox: its init, a shell, a tool with some children."""
 INOTIFY_EACH = 64
-"""What the engine allows to each sandbox; all of them count against one user of the host."""
+"""What the engine allows to each sandbox, and the host counts for each range of uids alone."""
 DESCRIPTORS_EACH = 4
 """Connections and pidfds that a worker may hold for a sandbox at work."""
 DISK_MB_EACH = 16
@@ -26,24 +26,23 @@ def check(wishes: Wishes) -> Iterator[Finding]:
     n = wishes.sandboxes
     yield _knob("kernel/pid_max", n * PIDS_EACH + SLACK, PID_MAX, n)
     yield _knob("kernel/threads-max", n * PIDS_EACH + SLACK, PID_MAX, n)
-    yield _knob("fs/inotify/max_user_instances", n * INOTIFY_EACH, 65_536, n, cap=65_536)
+    yield _knob("fs/inotify/max_user_instances", INOTIFY_EACH, 2 * INOTIFY_EACH, n)
     yield from _namespaces(n)
     yield _descriptors(n)
     yield _disk(wishes)
 
 
-def _knob(path: str, needed: int, better: int, n: int, cap: int | None = None) -> Finding:
+def _knob(path: str, needed: int, better: int, n: int) -> Finding:
     """A sysctl that must be at least what `n` sandboxes need."""
     name = path.replace("/", ".")
-    wanted = needed if cap is None else min(needed, cap)
     try:
         value = int((_SYS / path).read_text())
     except (OSError, ValueError) as exc:
         return warn(name, f"cannot be read: {exc}", "mount /proc, or look on the host")
-    seen = f"{value:,}, and {n:,} sandboxes may need {wanted:,}"
-    if value >= wanted:
+    seen = f"{value:,}, and {n:,} sandboxes may need {needed:,}"
+    if value >= needed:
         return ok(name, seen)
-    return warn(name, seen, f"`sysctl -w {name}={max(better, wanted)}`")
+    return warn(name, seen, f"`sysctl -w {name}={max(better, needed)}`")
 
 
 def _namespaces(n: int) -> Iterator[Finding]:
