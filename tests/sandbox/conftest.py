@@ -14,7 +14,7 @@ from rollout.sandbox.base import Engine, Sandbox
 from rollout.sandbox.memory import MemoryEngine
 from rollout.sandbox.native import NativeEngine
 from tests.census import census
-from tests.sandbox.harness import Bench, Sh, shell_in, until_empty
+from tests.sandbox.harness import Bench, Sh, features_of, shell_in, until_empty
 
 SLOTS = 64
 UIDS_EACH = 65_536
@@ -109,6 +109,14 @@ async def small_disks(kind: str, tmp_path: Path) -> AsyncIterator[Bench]:
 @pytest.fixture
 async def box(bench: Bench) -> Sandbox:
     return await bench.sandbox()
+
+
+@pytest.fixture
+def real_box(engine: Engine, box: Sandbox) -> Sandbox:
+    """A sandbox that runs real programs on a kernel; an engine that emulates both has none."""
+    if "programs" not in features_of(engine):
+        pytest.skip(f"the {engine.name} engine runs no real programs")
+    return box
 
 
 @pytest.fixture

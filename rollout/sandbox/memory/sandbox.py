@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rollout.aio import shielded
 from rollout.errors import SandboxError, SandboxLost, TreeRefused
+from rollout.sandbox import wire
 from rollout.sandbox.base import (
     FILE_LIMIT_BYTES,
     OUTPUT_LIMIT_BYTES,
@@ -91,8 +92,8 @@ class MemorySandbox:
         output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
     ) -> ExecResult:
         self._check_open()
-        if not argv:
-            raise SandboxError(f"exec in {self._id}: argv is empty")
+        # What the wire would not carry is refused here, too.
+        wire.exec_request(argv, env=env or {}, cwd=cwd, user=user)
         who = self._who(user or self._spec.user or self._spec.image.user)
         folder = self._working_folder(cwd, who)
         started = time.monotonic()
