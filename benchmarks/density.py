@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from machine import Machine, census_of_machine, used_mb
 from rich.console import Console
 from rich.table import Table
 
@@ -30,9 +31,6 @@ MARKS = (100, 250, 500, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 8_000, 10_000)
 AT_ONCE = 8
 LIMITS = Resources(memory_mb=512, pids=256)
 SETTLE_S = 90.0
-SLACK_MB = 300
-"""What the page cache, slabs kept for later and other programs may take meanwhile."""
-KERNEL_PARTS = ("SUnreclaim", "PageTables", "KernelStack", "Percpu", "AnonPages")
 
 
 @dataclass(frozen=True)
@@ -46,40 +44,6 @@ class Mark:
     """Of the machine's memory, of all so far, this process left out."""
     python_kb: float
     """Of this process, each."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What must be the same again."""
-
-    memory_mb: float
-    descriptors: int
-    network_namespaces: int
-
-    @classmethod
-    def now(cls) -> "Machine":
-        return cls(_used_mb(), psutil.Process().num_fds(), _network_namespaces())
-
-    def like(self, before: "Machine") -> bool:
-        return (
-            self.memory_mb < before.memory_mb + SLACK_MB
-            and self.descriptors <= before.descriptors
-            and self.network_namespaces <= before.network_namespaces + AT_ONCE
-        )
-
-
-def _used_mb() -> float:
-    """What the kernel cannot simply drop: its own parts and anonymous memory."""
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return sum(int(lines[part].split()[0]) for part in KERNEL_PARTS if part in lines) / 1024
-
-
-def _network_namespaces() -> int:
-    """Those that the kernel still has, dead ones included."""
-    for line in Path("/proc/slabinfo").read_text().splitlines():
-        if line.startswith("net_namespace "):
-            return int(line.split()[1])
-    return 0
 
 
 async def in_turns(work: Sequence[Callable[[], Awaitable[None]]], at_once: int = AT_ONCE) -> float:
@@ -103,7 +67,7 @@ class Crowd:
         self._spec = spec
         self._process = psutil.Process()
         self._own_mb = self._process.memory_info().rss / 2**20
-        self._used_mb = _used_mb()
+        self._used_mb = used_mb()
         self.live: list[Sandbox] = []
         self.wrong = 0
 
@@ -111,8 +75,8 @@ class Crowd:
         count = live - len(self.live)
         took_s = await in_turns([self._make] * count)
         own_mb = self._process.memory_info().rss / 2**20 - self._own_mb
-        used_mb = _used_mb() - self._used_mb - own_mb
-        return Mark(live, took_s / count * 1000, used_mb * 1024 / live, own_mb * 1024 / live)
+        all_mb = used_mb() - self._used_mb - own_mb
+        return Mark(live, took_s / count * 1000, all_mb * 1024 / live, own_mb * 1024 / live)
 
     async def _make(self) -> None:
         self.live.append(await self._engine.create(self._spec))
@@ -128,13 +92,6 @@ class Crowd:
         took_s = await in_turns([box.close for box in self.live])
         self.live.clear()
         return took_s
-
-
-def census_of_machine(root_dir: Path) -> object:
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from tests.census import census  # the tests' own, which names each thing it finds
-
-    return census(str(root_dir))
 
 
 async def settle(before: Machine, found: object, root_dir: Path) -> tuple[float, Machine, bool]:

@@ -4,9 +4,12 @@ An engine makes and ends sandboxes on one node; everything inside one goes throu
 Every byte that comes back is hostile: bounded, typed, never followed as a path of the host.
 """
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from datetime import datetime
+from types import TracebackType
+from typing import Protocol, Self
 
 from rollout.types import Blueprint, Resources, Tree, digest_of
 
@@ -74,11 +77,77 @@ class SandboxSpec:
             user=blueprint.user,
             resources=blueprint.resources,
             network=blueprint.network,
+            sudo=blueprint.sudo,
         )
 
 
+ALERT_LEVELS = (90, 80)
+"""Percent of a limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceAlert:
+    """A sandbox came near one of its limits. Each level of each is told once: the higher of the
+    two where both were passed since the last look."""
+
+    at: datetime
+    resource: str
+    """Of `cpu memory pids disk`."""
+    level: int
+    """One of `ALERT_LEVELS`."""
+    detail: str
+    """How much is used of how much, in words."""
+
+
+class Process(Protocol):
+    """A live process: iterate it for `("stdout" | "stderr", bytes)`, then ask `wait`.
+
+    What is not taken is held up to 1 MiB; then its pipes are no longer read, and it waits. Leaving
+    the `async with` block, or `close`, hangs up: the process group is killed if it still runs.
+    """
+
+    @property
+    def pid(self) -> int:
+        """Its number inside the sandbox."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    async def write_stdin(self, data: bytes) -> None:
+        """Send `data`, waiting while the process does not read. Dropped once it has ended."""
+
+    async def close_stdin(self) -> None:
+        """The end of its input; on a terminal, what ^D does."""
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """Tell a process with a terminal the new size of its window; else nothing happens."""
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to its process group; nothing happens once it has ended."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> tuple[str, bytes]: ...
+
+    async def wait(self) -> ExecResult:
+        """Wait for its end. The result holds what was not iterated, up to 1 MiB a stream."""
+
+    def close(self) -> None:
+        """Hang up; idempotent."""
+
+
 class Sandbox(Protocol):
-    """A live isolated computer. Any call may raise SandboxLost; none may hang past its deadline."""
+    """A live isolated computer. Any call may raise SandboxLost; none may hang past its deadline.
+
+    While it is suspended, all that needs it to run is refused at once; `snapshot`, `fork`,
+    `end_as_image`, `limits_hit` and `close` work.
+    """
 
     @property
     def id(self) -> str:
@@ -89,11 +158,18 @@ class Sandbox(Protocol):
 
     @property
     def limits_enforced(self) -> tuple[str, ...]:
-        """Which of `cpu memory pids disk` hold in this sandbox, of those asked for."""
+        """Which of `cpu memory pids disk` hold in this sandbox, of those asked for.
+
+        `memory (group)` where it holds for a group of sandboxes and for each single process.
+        """
+
+    @property
+    def alerts(self) -> tuple[ResourceAlert, ...]:
+        """Told so far, oldest first."""
 
     async def exec(
         self,
-        argv: Sequence[str],
+        argv: Sequence[str | bytes],
         *,
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
@@ -104,11 +180,40 @@ class Sandbox(Protocol):
     ) -> ExecResult:
         """Run one process to the end of that process (not of its background children).
 
-        `env` is laid over the sandbox's own; empty `cwd` and `user` mean the sandbox's own. A
-        missing program is exit code 127, a missing `cwd` or user is a SandboxError. On timeout
-        and on cancellation the process group is killed; after a normal exit background children
-        live on.
+        Bytes of `argv` that are no UTF-8 are given as `bytes` or as surrogate escapes. `env` is
+        laid over the sandbox's own; empty `cwd` and `user` mean the sandbox's own. A missing
+        program is exit code 127, a missing `cwd` or user is a SandboxError. On timeout and on
+        cancellation the process group is killed; after a normal exit background children live on.
         """
+
+    async def start(
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        user: str = "",
+        pty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
+        timeout_s: float = 3600.0,
+        output_limit_bytes: int | None = None,
+    ) -> Process:
+        """Start a process to talk to, otherwise as `exec`; returns once it runs.
+
+        With `pty` it gets a terminal of `rows` by `cols`, and all its output is `stdout`; an
+        engine without the feature `pty` raises SandboxError. `None`: no output cap.
+        """
+
+    async def listen(self, port: int) -> socket.socket:
+        """A socket that listens on the sandbox's 127.0.0.1:`port`; accept on it from here.
+
+        0 is any free port. Non-blocking and the caller's to close; it ends with the sandbox.
+        SandboxError if the port is taken, or if the engine lacks the feature `ports`.
+        """
+
+    async def connect(self, port: int) -> socket.socket:
+        """A socket connected to the sandbox's 127.0.0.1:`port`, otherwise as `listen`."""
 
     async def read_file(self, path: str, *, limit_bytes: int = FILE_LIMIT_BYTES) -> bytes:
         """The whole regular file; FileNotFoundError if none, SandboxError if longer or no file."""
@@ -143,11 +248,40 @@ class Sandbox(Protocol):
     async def limits_hit(self) -> tuple[str, ...]:
         """Which of `memory pids disk` were run into so far, as the kernel counted."""
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether what ran in it took its whole memory limit and ended all of it: OutOfMemory."""
+
+    async def limit_reasons(self) -> Mapping[str, str]:
+        """For each of `limits_hit`, in words: what was counted, the limit, how much is used.
+
+        It may be asked of a sandbox that is lost, too.
+        """
+
     async def snapshot(self) -> Image:
         """The file system as it stands, as an image; the sandbox goes on."""
 
+    async def fork(self, count: int) -> "list[Sandbox]":
+        """`count` new sandboxes of the same spec with this one's files; this one goes on.
+
+        Processes are not copied. Either all are made or none. The files they share are removed
+        when nobody stands on them any more, in whatever order parents and children are closed.
+        """
+
+    async def suspend(self) -> None:
+        """Stop all its processes where they are, until `resume`; idempotent.
+
+        Calls that are under way end at their deadline at the latest; new ones are refused.
+        """
+
+    async def resume(self) -> None:
+        """Let its processes go on; idempotent."""
+
     async def end_as_image(self) -> Image:
-        """End the sandbox and keep its file system as an image, without copying it."""
+        """End the sandbox and keep its file system as an image, without copying it.
+
+        Of one that is OutOfMemory, too; any other that is lost has no state to be trusted.
+        """
 
     async def close(self) -> None:
         """End the sandbox and everything of it; idempotent, bounded, never raises SandboxError."""
@@ -160,8 +294,19 @@ class Engine(Protocol):
     def name(self) -> str: ...
 
     @property
+    def bases(self) -> frozenset[str]:
+        """Which of the kinds in `bases.py` its sandboxes can stand on."""
+
+    @property
     def limits(self) -> frozenset[str]:
-        """Which of `cpu memory pids disk` this engine can enforce on this machine."""
+        """Which of `cpu memory pids disk` this engine can enforce on this machine.
+
+        Before `start` only as far as can be seen without making anything.
+        """
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Which of `pty ports programs` its sandboxes have; programs: real ones, on a kernel."""
 
     async def start(self) -> None:
         """Take ownership, sweep what dead owners left, make ready to create."""
@@ -173,7 +318,10 @@ class Engine(Protocol):
         """A ready sandbox: its init has answered."""
 
     async def discard(self, image: Image) -> None:
-        """Drop an image made by `snapshot` or `end_as_image`; no sandbox may stand on it."""
+        """Drop an image made by `snapshot` or `end_as_image`: no more sandboxes are made of it.
+
+        Those that stand on it live on, and its files go with the last of them.
+        """
 
     async def close(self) -> None:
         """End every sandbox and give up ownership; idempotent."""

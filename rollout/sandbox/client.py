@@ -8,6 +8,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TypeVar
 
 from rollout.aio import Deadline
@@ -81,6 +82,7 @@ class InitClient:
         cols: int = 80,
         timeout_s: float = 3600.0,
         output_limit_bytes: int | None = None,
+        telling: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> Process:
         """Start a process to talk to; its group is killed at `timeout_s`. `None`: no output cap."""
         flags = wire.ExecFlag.ANNOUNCE | wire.ExecFlag.STDIN
@@ -96,7 +98,10 @@ class InitClient:
             cols=cols,
         )
         process = Process(
-            f"start {argv[0]!r}", timeout_s=timeout_s, output_limit_bytes=output_limit_bytes
+            f"start {argv[0]!r}",
+            timeout_s=timeout_s,
+            output_limit_bytes=output_limit_bytes,
+            telling=telling,
         )
         await process.begin(self._path, request)
         return process

@@ -47,7 +47,7 @@ async def established(sock: socket.socket, doing: str, timeout_s: float) -> None
 
 
 def _has_peer(sock: socket.socket) -> bool:
-    """One that was never connected is writable, too, and has no error."""
+    """A socket that nobody connected is as writable as one that is."""
     try:
         sock.getpeername()
     except OSError:

@@ -14,16 +14,24 @@ from rollout.sandbox.base import Engine, Sandbox
 from rollout.sandbox.memory import MemoryEngine
 from rollout.sandbox.native import NativeEngine
 from tests.census import census
-from tests.sandbox.harness import Bench, Sh, features_of, shell_in, until_empty
+from tests.sandbox.harness import Bench, Sh, shell_in, until_empty
 
 SLOTS = 64
 UIDS_EACH = 65_536
+LACKING: dict[str, frozenset[str]] = {
+    "memory": frozenset({"pty", "ports", "programs"}),
+    "native": frozenset(),
+}
+"""The features an engine may do without. What it refuses then is a test like any other."""
 
 
 @pytest.fixture(params=["memory", pytest.param("native", marks=pytest.mark.native)])
 def kind(request: pytest.FixtureRequest) -> str:
     """Every test below this runs once for each engine; tests/conftest.py says when one is left."""
     kind: str = request.param
+    wanted = request.node.get_closest_marker("feature")
+    if wanted is not None and wanted.args[0] in LACKING[kind]:
+        pytest.skip(f"the {kind} engine has no {wanted.args[0]}, and says so")
     return kind
 
 
@@ -114,7 +122,7 @@ async def box(bench: Bench) -> Sandbox:
 @pytest.fixture
 def real_box(engine: Engine, box: Sandbox) -> Sandbox:
     """A sandbox that runs real programs on a kernel; an engine that emulates both has none."""
-    if "programs" not in features_of(engine):
+    if "programs" not in engine.features:
         pytest.skip(f"the {engine.name} engine runs no real programs")
     return box
 

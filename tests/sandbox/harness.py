@@ -38,11 +38,6 @@ class Bench:
         return sandbox
 
 
-def features_of(engine: Engine) -> frozenset[str]:
-    """What the engine has beyond the common contract: `programs`, real ones on a kernel."""
-    return frozenset() if engine.name == "memory" else frozenset({"programs"})
-
-
 def shell_in(box: Sandbox) -> Sh:
     """`await sh("script", **settings of exec)`."""
 

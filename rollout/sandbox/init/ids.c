@@ -25,13 +25,14 @@ static struct {
 	int fd; /* 0: empty, for descriptor 0 is the launcher's stdin */
 } cache[CACHED];
 
-/* What an ordinary user may do to be root of something: itself, under another number. */
+/* What an ordinary user may do to be root of something: itself, under another number. With a network
+ * of its own too, for net.c could not come back to the host's. */
 int enter_own_userns(void)
 {
 	char uids[64], gids[64];
 	snprintf(uids, sizeof uids, "0 %u 1\n", geteuid());
 	snprintf(gids, sizeof gids, "0 %u 1\n", getegid());
-	if (unshare(CLONE_NEWUSER))
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNET))
 		return failed("make a user namespace as an ordinary user (see kernel.apparmor_"
 			      "restrict_unprivileged_userns and user.max_user_namespaces)");
 	if (write_text("/proc/self/setgroups", "deny") || write_text("/proc/self/uid_map", uids) ||

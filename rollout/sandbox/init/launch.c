@@ -4,6 +4,7 @@
  *   create ID key=value ... (request.c)         ok ID PID SCRATCH_FD | error ID TEXT
  *   kill ID                                     exited ID STATUS, once for each that was ok
  *   unmount ID  kills it, and tells once its mounts are gone too
+ *   stop ID, continue ID  all its processes     signaled ID TROUBLE
  *   forget ID  closes its scratch
  * The first line out is `ready` or `error - TEXT`.
  *
@@ -113,9 +114,10 @@ static int spawn(const struct request *r)
 {
 	int ready[2];
 	struct clone_args args = {
-		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
-			 (r->cgroup ? CLONE_INTO_CGROUP : 0) |
-			 (r->network < 0 ? CLONE_NEWNET : 0),
+		.flags = (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
+			  (r->cgroup ? CLONE_INTO_CGROUP : 0) |
+			  (r->network < 0 ? CLONE_NEWNET : 0)) &
+			 ~shared_namespaces(r),
 		.exit_signal = SIGCHLD,
 		.cgroup = r->cgroup ? (uint64_t)r->cgroup_fd : 0,
 	};
@@ -211,6 +213,16 @@ static void kill_one(const char *id, bool wait)
 	kill(box->pid, SIGKILL);
 }
 
+static void signal_one(const char *id, int number)
+{
+	struct box *box = find_box(id);
+	errno = 0;
+	if (box && box->pid && signal_everybody(box->pid, number))
+		printf("signaled\t%s\t%s\n", id, trouble);
+	else
+		printf("signaled\t%s\t\n", id);
+}
+
 static void forget(const char *id)
 {
 	struct box *box = find_box(id);
@@ -227,6 +239,10 @@ static void obey(char *line)
 		kill_one(rest, false);
 	else if (!strcmp(verb, "unmount") && rest)
 		kill_one(rest, true);
+	else if (!strcmp(verb, "stop") && rest)
+		signal_one(rest, SIGSTOP);
+	else if (!strcmp(verb, "continue") && rest)
+		signal_one(rest, SIGCONT);
 	else if (!strcmp(verb, "forget") && rest)
 		forget(rest);
 	else
