@@ -52,7 +52,7 @@ from rollout.sandbox.watcher import Watcher
 from rollout.types import Blueprint, digest_of
 
 NAME = "native"
-FEATURES = frozenset({"pty", "ports", "users"})
+FEATURES = frozenset({"pty", "ports", "programs", "users"})
 LEAST_KERNEL = (5, 19)
 """Overlays of id-mapped layers."""
 NEEDS = (

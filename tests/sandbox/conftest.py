@@ -19,7 +19,7 @@ from tests.sandbox.harness import Bench, Sh, shell_in, until_empty
 SLOTS = 64
 UIDS_EACH = 65_536
 LACKING: dict[str, frozenset[str]] = {
-    "memory": frozenset({"pty", "ports"}),
+    "memory": frozenset({"pty", "ports", "programs"}),
     "native": frozenset({"users"} if os.geteuid() != 0 else ()),
 }
 """The features an engine may do without. What it refuses then is a test like any other."""
@@ -128,6 +128,14 @@ async def small_disks(kind: str, tmp_path: Path) -> AsyncIterator[Bench]:
 @pytest.fixture
 async def box(bench: Bench) -> Sandbox:
     return await bench.sandbox()
+
+
+@pytest.fixture
+def real_box(engine: Engine, box: Sandbox) -> Sandbox:
+    """A sandbox that runs real programs on a kernel; an engine that emulates both has none."""
+    if "programs" not in engine.features:
+        pytest.skip(f"the {engine.name} engine runs no real programs")
+    return box
 
 
 @pytest.fixture
