@@ -12,11 +12,11 @@ from rollout.sandbox.native import NativeEngine
 from rollout.types import Blueprint, Resources
 
 
-async def own(root_dir: str, uid_base: int) -> None:
+async def own(root_dir: str, uid_base: int, disk_mb: int | None) -> None:
     engine = NativeEngine(EngineConf(root_dir=root_dir, uid_base=uid_base, max_slots=256))
     await engine.start()
     image = await engine.build(Blueprint())
-    limits = Resources(cpu=1, memory_mb=256, pids=64)
+    limits = Resources(cpu=1, memory_mb=256, disk_mb=disk_mb, pids=64)
     first = await engine.create(SandboxSpec(image=image, resources=limits))
     await engine.create(SandboxSpec(image=image))
     await first.exec(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo mine > /tmp/mine"])
@@ -25,4 +25,4 @@ async def own(root_dir: str, uid_base: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(own(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(own(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else None))
