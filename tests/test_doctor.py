@@ -21,6 +21,7 @@ from rollout.doctor import kernel, limits
 from rollout.doctor.base import Level, Wishes, fail, ok, warn
 from rollout.doctor.examine import all_well, engine_can_run
 from tests.everybody import python_of_everybody
+from tests.sandbox.harness import needs_btrfs
 
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
@@ -230,6 +231,24 @@ def test_limits_are_measured_against_what_is_wanted() -> None:
     assert findings["disk space"].level is Level.WARN
     modest = {f.name: f for f in limits.check(Wishes(root_dir="/", sandboxes=1))}
     assert modest["user.max_*_namespaces"].level is Level.OK
+
+
+def test_disk_limits_are_told_with_what_they_lack(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("rollout.sandbox.volume.MKFS", "mkfs.not-there")
+    found = limits._disk_limits(dev=tmp_path)
+    assert found.level is Level.WARN
+    assert "by tmpfs" in found.seen
+    assert "apt-get install btrfs-progs" in found.seen
+    assert "modprobe loop" in found.seen
+
+
+@needs_btrfs
+def test_disk_limits_of_a_whole_machine_are_held_by_btrfs() -> None:
+    found = limits._disk_limits()
+    assert found.level is Level.OK
+    assert "btrfs" in found.seen
 
 
 def test_a_trial_that_does_not_exist_is_a_failed_trial() -> None:

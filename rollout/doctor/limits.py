@@ -1,5 +1,6 @@
 """Limits of the machine against the number of sandboxes that are to live on it at once."""
 
+import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from rollout.doctor.base import Finding, Level, Wishes, ok, warn
 from rollout.doctor.kernel import existing
+from rollout.sandbox.volume import mkfs_program
 
 PIDS_EACH = 8
 """Processes of a busy sandbox: its init, a shell, a tool with some children."""
@@ -30,6 +32,7 @@ def check(wishes: Wishes) -> Iterator[Finding]:
     yield from _namespaces(n)
     yield _descriptors(n)
     yield _disk(wishes)
+    yield _disk_limits()
 
 
 def _knob(path: str, needed: int, better: int, n: int) -> Finding:
@@ -72,6 +75,29 @@ def _disk(wishes: Wishes) -> Finding:
     if free_mb >= needed_mb:
         return ok("disk space", seen)
     return warn("disk space", seen, "free some, or set engine.root_dir to a larger disk")
+
+
+def _disk_limits(dev: Path = Path("/dev")) -> Finding:
+    """What holds `disk_mb` of a sandbox."""
+    lacking = []
+    if mkfs_program() is None:
+        lacking.append("no mkfs.btrfs (`apt-get install btrfs-progs`)")
+    if not _knows_btrfs():
+        lacking.append("no btrfs in this kernel (`modprobe btrfs`)")
+    if not (dev / "loop-control").exists():
+        lacking.append("no /dev/loop-control (`modprobe loop`; in a container, --privileged)")
+    if not lacking:
+        return ok("disk limits", "btrfs: a subvolume of a sparse image for each sandbox")
+    seen = f"by tmpfs, so what such sandboxes write takes memory: {', '.join(lacking)}"
+    return warn("disk limits", seen, "add what is lacking")
+
+
+def _knows_btrfs() -> bool:
+    """Built in, loaded, or a module that a first mount would load."""
+    if "\tbtrfs\n" in Path("/proc/filesystems").read_text():
+        return True
+    modules = Path("/lib/modules") / os.uname().release / "modules.dep"
+    return modules.is_file() and "/btrfs.ko" in modules.read_text()
 
 
 def _count(limit: int) -> str:
