@@ -306,7 +306,8 @@ class Engine(Protocol):
 
     @property
     def features(self) -> frozenset[str]:
-        """Which of `pty ports users` its sandboxes have; `users`: more than their root."""
+        """Which of `pty ports programs users` its sandboxes have; programs: real ones, on a kernel;
+        users: more than their root."""
 
     async def start(self) -> None:
         """Take ownership, sweep what dead owners left, make ready to create."""
