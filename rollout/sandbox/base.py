@@ -6,6 +6,7 @@ Every byte that comes back is hostile: bounded, typed, never followed as a path 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Protocol
 
 from rollout.types import Blueprint, Resources, Tree, digest_of
@@ -174,6 +175,16 @@ class Engine(Protocol):
 
     async def discard(self, image: Image) -> None:
         """Drop an image made by `snapshot` or `end_as_image`; no sandbox may stand on it."""
+
+    async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
+        """What the sandbox wrote that left `image`, as a file that is the caller's to remove.
+
+        TreeRefused if that is more than `limit_bytes` or takes longer than `timeout_s`, or if the
+        engine cannot do it.
+        """
+
+    async def restore_state(self, below: Image, state: Path, *, limit_bytes: int) -> Image:
+        """An image of `below` and an exported file above it; `discard` drops it. TreeRefused."""
 
     async def close(self) -> None:
         """End every sandbox and give up ownership; idempotent."""

@@ -12,15 +12,16 @@ import logging
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rollout.aio import shielded
+from rollout.aio import Deadline, shielded
 from rollout.config import EngineConf
 from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
 from rollout.sandbox.clearer import Clearer
+from rollout.sandbox.export import export_layer
 from rollout.sandbox.images import (
     HOST,
     ImageStore,
@@ -33,6 +34,7 @@ from rollout.sandbox.images import (
 from rollout.sandbox.launcher import Launched, Launcher
 from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.sandbox.owner import Owner, Slots, remove_tree
+from rollout.sandbox.restore import restore_layer
 from rollout.sandbox.steps import apply_steps, changes_files, image_settings
 from rollout.types import Blueprint, digest_of
 
@@ -188,6 +190,40 @@ class NativeEngine:
         top = image.layers[-1] if image.layers else ""
         if self._owner is not None and top.startswith(f"owners/{self._owner.id}/layers/"):
             await asyncio.to_thread(self._store.drop, top)
+
+    # ---------------------------------------------------------------- kept end states
+
+    async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
+        owner, _ = self._started()
+        folders, uid_base = self._store.parts(image.layers[-1])
+        target = owner.folder / f"{fresh_name('k')}.tar.gz"
+        await shielded(
+            asyncio.to_thread(
+                export_layer,
+                folders,
+                uid_base,
+                target,
+                limit_bytes=limit_bytes,
+                deadline=Deadline.after(timeout_s),
+            )
+        )
+        return target
+
+    async def restore_state(self, below: Image, state: Path, *, limit_bytes: int) -> Image:
+        owner, _ = self._started()
+        label = fresh_name("s")
+        name = f"owners/{owner.id}/layers/{label}"
+        folder, uid_base = self._store.folder(name), self._conf.uid_base
+        folder.mkdir(mode=0o700)
+        try:
+            await shielded(
+                asyncio.to_thread(restore_layer, state, folder, uid_base, limit_bytes=limit_bytes)
+            )
+            self._store.seal(folder, Layer(uid_base=uid_base))
+        except BaseException:
+            await shielded(asyncio.to_thread(remove_tree, folder))
+            raise
+        return replace(below, digest=label, layers=(*below.layers, name))
 
     # ---------------------------------------------------------------- sandboxes
 

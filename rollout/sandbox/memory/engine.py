@@ -1,8 +1,9 @@
 """Makes and ends sandboxes that live in this Python process."""
 
 import secrets
+from pathlib import Path
 
-from rollout.errors import BuildError, SandboxError
+from rollout.errors import BuildError, SandboxError, TreeRefused
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.memory.base_image import base_tree
 from rollout.sandbox.memory.files import FileSystem, Folder
@@ -11,6 +12,7 @@ from rollout.sandbox.steps import apply_steps, changes_files, image_settings
 from rollout.types import Blueprint
 
 BASES = frozenset({"host"})
+NOTHING_KEPT = "the memory engine keeps no end states; engine=native does"
 
 
 class MemoryEngine:
@@ -104,6 +106,12 @@ class MemoryEngine:
     async def discard(self, image: Image) -> None:
         if image.digest not in self._built:
             self._trees.pop(image.digest, None)
+
+    async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
+        raise TreeRefused(NOTHING_KEPT)
+
+    async def restore_state(self, below: Image, state: Path, *, limit_bytes: int) -> Image:
+        raise TreeRefused(NOTHING_KEPT)
 
     async def close(self) -> None:
         self._running = False
