@@ -7,7 +7,7 @@ from typing import cast
 
 from rollout import plan, plugins
 from rollout.compose import Composed
-from rollout.config import RunConf, StoreConf
+from rollout.config import Keeping, RunConf, StoreConf
 from rollout.dataset.log import CommitLog
 from rollout.dataset.run import begin
 from rollout.dataset.state import RunState
@@ -68,6 +68,7 @@ def prepare(composed: Composed) -> Job:
             timeouts=conf.timeouts,
             executor=conf.executor,
             store=conf.store,
+            keep=Keeping.of(conf),
         ),
         store=store,
         state=state,

@@ -9,16 +9,17 @@ Left out: /dev, sockets, times below a second, access control lists. The names a
 sandbox made of them: nothing is opened but by its own name in a folder that is held open.
 """
 
+import asyncio
 import os
 import stat
 import tarfile
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from gzip import GzipFile
 from pathlib import Path
 
-from rollout.aio import Deadline
+from rollout.aio import Deadline, shielded
 from rollout.errors import SandboxError, TreeRefused
 from rollout.sandbox.owner import RANGE
 
@@ -41,29 +42,58 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MTIME_MAX_S = 8**11 - 1
 
 
-def export_layer(
+async def export_layer(
     folders: Mapping[str, Path],
     uid_base: int,
     target: Path,
     *,
     limit_bytes: int,
-    deadline: Deadline,
+    timeout_s: float,
 ) -> None:
-    """Write the layer whose `root` and `usr` are in `folders` to the new file `target`. Blocks.
+    """Write the layer whose `root` and `usr` are in `folders` to the new file `target`.
 
     Nobody may write to the layer meanwhile. TreeRefused for more than `limit_bytes` of content or
-    LIMIT_ENTRIES names, for devices, and past `deadline`; then `target` is removed.
+    LIMIT_ENTRIES names, for devices, and past `timeout_s`; then, and when it is cancelled, there
+    is no file.
     """
+    deadline, canceled = Deadline.after(timeout_s), threading.Event()
+
+    def over() -> bool:
+        return canceled.is_set() or deadline.passed
+
+    work = asyncio.ensure_future(
+        asyncio.to_thread(_export, folders, uid_base, target, limit_bytes, over)
+    )
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        canceled.set()
+        await shielded(_undone(work, target))
+        raise
+
+
+async def _undone(work: "asyncio.Future[None]", target: Path) -> None:
+    await asyncio.wait({work})
+    if work.exception() is None:
+        await asyncio.to_thread(target.unlink)
+
+
+def _export(
+    folders: Mapping[str, Path],
+    uid_base: int,
+    target: Path,
+    limit_bytes: int,
+    over: Callable[[], bool],
+) -> None:
     try:
         with target.open("xb") as file, GzipFile("", "wb", _LEVEL, file, mtime=0) as packed:
-            writer = _Writer(packed, uid_base, limit_bytes, deadline)
+            writer = _Writer(packed, uid_base, limit_bytes, over)
             for part in PARTS:
                 if part in folders:
                     writer.write_part(part, folders[part])
             packed.write(bytes(2 * BLOCK_BYTES))
     except BaseException as exc:
-        with suppress(FileNotFoundError):
-            target.unlink()
+        target.unlink(missing_ok=True)
         if isinstance(exc, OSError):
             raise SandboxError(f"cannot keep the end state: {exc.strerror or exc}") from exc
         raise
@@ -80,11 +110,13 @@ class _Place:
 
 
 class _Writer:
-    def __init__(self, out: GzipFile, uid_base: int, limit_bytes: int, deadline: Deadline) -> None:
+    def __init__(
+        self, out: GzipFile, uid_base: int, limit_bytes: int, over: Callable[[], bool]
+    ) -> None:
         self._out = out
         self._uid_base = uid_base
         self._limit_bytes = limit_bytes
-        self._deadline = deadline
+        self._over = over
         self._bytes = 0
         self._entries = 0
         self._linked: dict[tuple[int, int], bytes] = {}
@@ -222,7 +254,7 @@ class _Writer:
         return host_id - self._uid_base
 
     def _check_time(self) -> None:
-        if self._deadline.passed:
+        if self._over():
             raise TreeRefused("too much to be kept in time")
 
 

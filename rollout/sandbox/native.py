@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rollout.aio import Deadline, shielded
+from rollout.aio import shielded
 from rollout.config import EngineConf
 from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
@@ -197,16 +197,7 @@ class NativeEngine:
         owner, _ = self._started()
         folders, uid_base = self._store.parts(image.layers[-1])
         target = owner.folder / f"{fresh_name('k')}.tar.gz"
-        await shielded(
-            asyncio.to_thread(
-                export_layer,
-                folders,
-                uid_base,
-                target,
-                limit_bytes=limit_bytes,
-                deadline=Deadline.after(timeout_s),
-            )
-        )
+        await export_layer(folders, uid_base, target, limit_bytes=limit_bytes, timeout_s=timeout_s)
         return target
 
     async def restore_state(self, below: Image, state: Path, *, limit_bytes: int) -> Image:

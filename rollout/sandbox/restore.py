@@ -146,7 +146,8 @@ class _Unpacker:
                 raise TreeRefused(f"{name!r} is a link to {entry.link[:200]!r}")
             os.symlink(entry.link, name, dir_fd=folder)
         elif entry.kind == tarfile.FIFOTYPE:
-            os.mkfifo(name, entry.mode & 0o777, dir_fd=folder)
+            os.mkfifo(name, 0o600, dir_fd=folder)
+            os.chmod(name, entry.mode & 0o777, dir_fd=folder)
         else:
             os.mknod(name, stat.S_IFCHR, 0, dir_fd=folder)
             return
