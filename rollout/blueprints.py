@@ -1,11 +1,14 @@
 """From the names of images that others use to the bases this machine has."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from rollout.errors import ConfigError
-
-HOST = "host"
+from rollout.sandbox.base import Engine
+from rollout.sandbox.bases import HOST, WITH_PATH, parse_base
+from rollout.sandbox.survey import source_digest
+from rollout.types import Blueprint, Task
 
 
 def find_base(image: str, images: Mapping[str, str]) -> str:
@@ -43,3 +46,57 @@ def check_images(images: Mapping[str, str]) -> dict[str, str]:
         if not isinstance(base, str) or not base:
             raise ConfigError(f"task.images: {image!r} is mapped to {base!r}; use a base's name")
     return {str(image): base for image, base in images.items()}
+
+
+def pin_bases(tasks: Iterable[Task], engine: Engine) -> list[Task]:
+    """The tasks, each rootfs with the fingerprint of what it holds now.
+
+    So a changed folder is a changed task, and a worker that finds another content says so instead
+    of using it. ConfigError for every base that is wrong, missing or not for this engine. Each
+    base is looked through once; `host-frozen` is left to each machine, which freezes its own.
+    """
+    tasks = list(tasks)
+    pinned: dict[str, str] = {}
+    wrong = []
+    for base, task_id in _bases(tasks).items():
+        try:
+            pinned[base] = _pinned(base, engine)
+        except ConfigError as exc:
+            wrong.append(f"task {task_id}: {exc}")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+    def settle(blueprint: Blueprint) -> Blueprint:
+        return replace(blueprint, base=pinned[blueprint.base])
+
+    return [
+        replace(
+            task,
+            blueprint=settle(task.blueprint),
+            verifier=replace(
+                task.verifier,
+                blueprint=task.verifier.blueprint and settle(task.verifier.blueprint),
+            ),
+        )
+        for task in tasks
+    ]
+
+
+def _bases(tasks: Iterable[Task]) -> dict[str, str]:
+    """Every base, and the first task that wants it."""
+    found: dict[str, str] = {}
+    for task in tasks:
+        for blueprint in (task.blueprint, task.verifier.blueprint or task.blueprint):
+            found.setdefault(blueprint.base, task.id)
+    return found
+
+
+def _pinned(text: str, engine: Engine) -> str:
+    base = parse_base(text)
+    if base.kind not in engine.bases:
+        raise ConfigError(
+            f"base {text!r}: the engine {engine.name} has only {', '.join(sorted(engine.bases))}"
+        )
+    if base.kind not in WITH_PATH or base.digest:
+        return text
+    return str(base.pinned(source_digest(base)))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from rollout import plan, plugins
+from rollout.blueprints import pin_bases
 from rollout.compose import Composed
 from rollout.config import Keeping, RunConf, StoreConf
 from rollout.dataset.log import CommitLog
@@ -45,7 +46,7 @@ def prepare(composed: Composed) -> Job:
     """
     conf = composed.conf
     source = task_source(conf)
-    loaded = source.load()
+    loaded = pin_bases(source.load(), make_engine(conf.engine, owner="plan"))
     arms = plan.make_arms(composed.points)
     tasks = plan.complete_tasks(loaded, conf.resources, conf.timeouts)
     _refuse_unfit(conf, loaded, plan.fitness_problems(arms, tasks))

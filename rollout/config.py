@@ -137,6 +137,7 @@ class BlueprintConf:
     """The computer of tasks that bring none of their own; task options refer to it."""
 
     base: str = "host"
+    """`host | host-frozen | rootfs:/path | rootfs-linked:/path`, told in conf/blueprint."""
     workdir: str = "/app"
     env: dict[str, str] = field(default_factory=dict)
 

@@ -37,6 +37,7 @@ BESIDE = {"dataset": frozenset({"errors", "types", "aio", "config"})}
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "boto3": ("dataset.store_s3",),
     "botocore": ("dataset.store_s3",),
+    "compression": ("sandbox.unpack",),  # Python's own from 3.14 on
     "docker": ("sandbox.docker",),
     "dockerfile_parse": ("tasks.dockerfile",),
     "hatchling": ("sandbox.init.build_hook",),

@@ -4,10 +4,12 @@ An engine makes and ends sandboxes on one node; everything inside one goes throu
 Every byte that comes back is hostile: bounded, typed, never followed as a path of the host.
 """
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from rollout.types import Blueprint, Resources, Tree, digest_of
 
@@ -78,8 +80,54 @@ class SandboxSpec:
         )
 
 
+class Process(Protocol):
+    """A live process: iterate it for `("stdout" | "stderr", bytes)`, then ask `wait`.
+
+    What is not taken is held up to 1 MiB; then its pipes are no longer read, and it waits. Leaving
+    the `async with` block, or `close`, hangs up: the process group is killed if it still runs.
+    """
+
+    @property
+    def pid(self) -> int:
+        """Its number inside the sandbox."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    async def write_stdin(self, data: bytes) -> None:
+        """Send `data`, waiting while the process does not read. Dropped once it has ended."""
+
+    async def close_stdin(self) -> None:
+        """The end of its input; on a terminal, what ^D does."""
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """Tell a process with a terminal the new size of its window; else nothing happens."""
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to its process group; nothing happens once it has ended."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> tuple[str, bytes]: ...
+
+    async def wait(self) -> ExecResult:
+        """Wait for its end. The result holds what was not iterated, up to 1 MiB a stream."""
+
+    def close(self) -> None:
+        """Hang up; idempotent."""
+
+
 class Sandbox(Protocol):
-    """A live isolated computer. Any call may raise SandboxLost; none may hang past its deadline."""
+    """A live isolated computer. Any call may raise SandboxLost; none may hang past its deadline.
+
+    While it is suspended, only `snapshot`, `fork`, `resume`, `end_as_image` and `close` work.
+    """
 
     @property
     def id(self) -> str:
@@ -94,7 +142,7 @@ class Sandbox(Protocol):
 
     async def exec(
         self,
-        argv: Sequence[str],
+        argv: Sequence[str | bytes],
         *,
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
@@ -105,11 +153,40 @@ class Sandbox(Protocol):
     ) -> ExecResult:
         """Run one process to the end of that process (not of its background children).
 
-        `env` is laid over the sandbox's own; empty `cwd` and `user` mean the sandbox's own. A
-        missing program is exit code 127, a missing `cwd` or user is a SandboxError. On timeout
-        and on cancellation the process group is killed; after a normal exit background children
-        live on.
+        Bytes of `argv` that are no UTF-8 are given as `bytes` or as surrogate escapes. `env` is
+        laid over the sandbox's own; empty `cwd` and `user` mean the sandbox's own. A missing
+        program is exit code 127, a missing `cwd` or user is a SandboxError. On timeout and on
+        cancellation the process group is killed; after a normal exit background children live on.
         """
+
+    async def start(
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        user: str = "",
+        pty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
+        timeout_s: float = 3600.0,
+        output_limit_bytes: int | None = None,
+    ) -> Process:
+        """Start a process to talk to, otherwise as `exec`; returns once it runs.
+
+        With `pty` it gets a terminal of `rows` by `cols`, and all its output is `stdout`; an
+        engine without the feature `pty` raises SandboxError. `None`: no output cap.
+        """
+
+    async def listen(self, port: int) -> socket.socket:
+        """A socket that listens on the sandbox's 127.0.0.1:`port`; accept on it from here.
+
+        0 is any free port. Non-blocking and the caller's to close; it ends with the sandbox.
+        SandboxError if the port is taken, or if the engine lacks the feature `ports`.
+        """
+
+    async def connect(self, port: int) -> socket.socket:
+        """A socket connected to the sandbox's 127.0.0.1:`port`, otherwise as `listen`."""
 
     async def read_file(self, path: str, *, limit_bytes: int = FILE_LIMIT_BYTES) -> bytes:
         """The whole regular file; FileNotFoundError if none, SandboxError if longer or no file."""
@@ -147,6 +224,22 @@ class Sandbox(Protocol):
     async def snapshot(self) -> Image:
         """The file system as it stands, as an image; the sandbox goes on."""
 
+    async def fork(self, count: int) -> "list[Sandbox]":
+        """`count` new sandboxes of the same spec with this one's files; this one goes on.
+
+        Processes are not copied. Either all are made or none. The files they share are removed
+        when nobody stands on them any more, in whatever order parents and children are closed.
+        """
+
+    async def suspend(self) -> None:
+        """Stop all its processes where they are, until `resume`; idempotent.
+
+        Calls that are under way end at their deadline at the latest; new ones are refused.
+        """
+
+    async def resume(self) -> None:
+        """Let its processes go on; idempotent."""
+
     async def end_as_image(self) -> Image:
         """End the sandbox and keep its file system as an image, without copying it."""
 
@@ -161,8 +254,16 @@ class Engine(Protocol):
     def name(self) -> str: ...
 
     @property
+    def bases(self) -> frozenset[str]:
+        """Which of the kinds in `bases.py` its sandboxes can stand on."""
+
+    @property
     def limits(self) -> frozenset[str]:
         """Which of `cpu memory pids disk` this engine can enforce on this machine."""
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Which of `pty ports` its sandboxes have."""
 
     async def start(self) -> None:
         """Take ownership, sweep what dead owners left, make ready to create."""
@@ -174,7 +275,10 @@ class Engine(Protocol):
         """A ready sandbox: its init has answered."""
 
     async def discard(self, image: Image) -> None:
-        """Drop an image made by `snapshot` or `end_as_image`; no sandbox may stand on it."""
+        """Drop an image made by `snapshot` or `end_as_image`: no more sandboxes are made of it.
+
+        Those that stand on it live on, and its files go with the last of them.
+        """
 
     async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
         """What the sandbox wrote that left `image`, as a file that is the caller's to remove.

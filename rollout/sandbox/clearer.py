@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rollout.errors import SandboxError
 from rollout.sandbox.init.build import binary
 from rollout.sandbox.lines import LineProcess
 
@@ -26,8 +25,8 @@ class Clearer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._process = LineProcess("the clearer", self._hear, self._all_left)
-        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._process = LineProcess("the clearer", self._hear, lambda: None)
+        self._waiting: dict[str, tuple[str, asyncio.Future[None]]] = {}
         self._count = 0
 
     @property
@@ -38,52 +37,42 @@ class Clearer:
     def pid(self) -> int:
         return self._process.pid
 
-    @property
-    def behind(self) -> bool:
-        return len(self._waiting) > WAITING
-
     async def start(self) -> None:
+        """Also again, if it has died: what it had not done is asked of the new one."""
+        await self._process.close()
         await self._process.start((await asyncio.to_thread(binary), "clear", self._folder))
+        for line, _ in self._waiting.values():
+            self._process.send(line)
 
     def clear(self, cgroups: Sequence[Path], trees: Sequence[Path]) -> "asyncio.Future[None]":
         """Remove all of it, each if it is there; done when it is tried. What stays is logged, and
         is the next sweep's, since it lies below its owner."""
         self._count += 1
         number = str(self._count)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         fields = [*(f"cgroup={path}" for path in cgroups), *(f"tree={path}" for path in trees)]
-        try:
-            self._process.send("\t".join((number, *fields)))
-        except SandboxError as exc:
-            log.warning("left for the next sweep: %s: %s", " ".join(fields), exc)
-            done.set_result(None)
-        else:
-            self._waiting[number] = done
+        line = "\t".join((number, *fields))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = (line, done)
+        if self.alive:
+            self._process.send(line)
         return done
 
     async def keep_up(self) -> None:
         """Wait, for a bounded time, where removing has fallen behind ending."""
-        if self.behind:
-            await asyncio.wait(
-                self._waiting.values(), timeout=BEHIND_WAIT_S, return_when=asyncio.FIRST_COMPLETED
-            )
+        if len(self._waiting) > WAITING:
+            _, oldest = next(iter(self._waiting.values()))
+            await asyncio.wait({oldest}, timeout=BEHIND_WAIT_S)
 
     async def close(self, timeout_s: float) -> None:
         """Wait for what is under way, up to `timeout_s`, and end; idempotent."""
-        if self._waiting:
-            await asyncio.wait(list(self._waiting.values()), timeout=timeout_s)
+        if self._waiting and self.alive:
+            await asyncio.wait([done for _, done in self._waiting.values()], timeout=timeout_s)
         await self._process.close()
 
     def _hear(self, line: str) -> None:
         number, _, text = line.partition("\t")
         if text:
             log.warning("left for the next sweep: %s", text)
-        done = self._waiting.pop(number, None)
+        _, done = self._waiting.pop(number, ("", None))
         if done is not None and not done.done():
             done.set_result(None)
-
-    def _all_left(self) -> None:
-        for done in self._waiting.values():
-            if not done.done():
-                done.set_result(None)
-        self._waiting.clear()

@@ -6,7 +6,8 @@ call has a deadline of the host's own, so that a frozen or hostile init costs th
 
 import errno
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from rollout.errors import SandboxError, TreeRefused
 from rollout.sandbox import wire
@@ -75,6 +76,7 @@ class InitClient:
         cols: int = 80,
         timeout_s: float = 3600.0,
         output_limit_bytes: int | None = None,
+        telling: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> Process:
         """Start a process to talk to; its group is killed at `timeout_s`. `None`: no output cap."""
         flags = wire.ExecFlag.ANNOUNCE | wire.ExecFlag.STDIN
@@ -90,7 +92,10 @@ class InitClient:
             cols=cols,
         )
         process = Process(
-            f"start {argv[0]!r}", timeout_s=timeout_s, output_limit_bytes=output_limit_bytes
+            f"start {argv[0]!r}",
+            timeout_s=timeout_s,
+            output_limit_bytes=output_limit_bytes,
+            telling=telling,
         )
         await process.begin(self._path, request)
         return process

@@ -3,14 +3,14 @@
 A layer is a folder with `root`, maybe `usr`, and `layer.json`. It never changes once it has its
 name. Layers keep the ids they were written with; `layer.json` tells the first uid of that range.
 
-The host base is a small generated skeleton for `/` (see skeleton.py) and the host's live /usr.
+The host base is a small generated skeleton for `/` (see skeleton.py) and the host's live /usr; a
+kept base (see rootfs.py) is one layer that holds a whole root.
 """
 
 import asyncio
 import fcntl
 import json
 import os
-import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,10 +19,12 @@ from pathlib import Path
 
 from rollout.aio import Deadline
 from rollout.errors import BuildError, SandboxError
+from rollout.sandbox.bases import HOST
+from rollout.sandbox.flatten import merge
 from rollout.sandbox.owner import remove_tree
 from rollout.sandbox.skeleton import digest_of_tree, make_skeleton
+from rollout.sandbox.survey import COVERED
 
-HOST = "host"
 BUILD_WAIT_TIMEOUT_S = 3600.0
 
 
@@ -98,31 +100,58 @@ class ImageStore:
 
     def keep(self, name: str, target: str) -> None:
         """Give a layer another name; the first to do so wins."""
+        self.publish(self.folder(name), target)
+        self._layers.pop(name, None)
+
+    def publish(self, sealed: Path, target: str) -> None:
+        """Give a sealed folder its name; it is gone from where it was, whoever came first."""
         self.folder(target).parent.mkdir(mode=0o700, exist_ok=True)
         try:
-            self.folder(name).rename(self.folder(target))
+            sealed.rename(self.folder(target))
         except OSError:
             if not self.has(target):
                 raise
-            remove_tree(self.folder(name))
-        self._layers.pop(name, None)
+            remove_tree(sealed)
 
     def drop(self, name: str) -> None:
         self._layers.pop(name, None)
         remove_tree(self.folder(name))
 
-    def host_base(self) -> str:
-        """The host's layer, generated where it is missing or the host has changed. Blocks."""
-        bases = self._root_dir / "base"
-        bases.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix="making-", dir=bases))
+    def merge(self, chain: tuple[str, ...], view: Path, uid_base: int, name: str) -> None:
+        """Make the layer `name` of all but the lowest of `chain`, which `view` shows. Blocks."""
+        base, above = self._read(chain[0]), [self.folder(each) for each in reversed(chain[1:])]
+        made = self.folder(name)
+        made.mkdir(mode=0o700)
+        try:
+            for part in ("root", "usr") if base.live_usr else ("root",):
+                is_root = part == "root"
+                merge(
+                    view if is_root else view / "usr",
+                    [layer / part for layer in above if (layer / part).is_dir()],
+                    self.folder(chain[0]) / "root" if is_root else Path("/usr"),
+                    made / part,
+                    skip=COVERED | ({"usr"} if base.live_usr else set())
+                    if is_root
+                    else frozenset(),
+                )
+            self.seal(made, Layer(uid_base=uid_base))
+        except BaseException:
+            remove_tree(made)
+            raise
+
+    def host_base(self, scratch: Path) -> str:
+        """The host's layer, generated where it is missing or the host has changed. Blocks.
+
+        It is made below `scratch`, which is swept when its owner dies.
+        """
+        made = scratch / fresh_name("base-")
+        made.mkdir(mode=0o755)
         try:
             make_skeleton(made / "root")
             self.seal(made, Layer(live_usr=True))
-            made.chmod(0o755)
             name = f"base/{HOST}-{digest_of_tree(made / 'root')[:16]}"
             if not self.has(name):
-                self.keep(f"base/{made.name}", name)
+                self.publish(made, name)
         finally:
             remove_tree(made)
         return name

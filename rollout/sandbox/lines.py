@@ -44,6 +44,8 @@ class LineProcess:
         return self._process.pid
 
     async def start(self, argv: Sequence[str | Path]) -> None:
+        self._unsent.clear()
+        self._partial = b""
         theirs_in, self._stdin = os.pipe2(os.O_CLOEXEC)
         self._stdout, theirs_out = os.pipe2(os.O_CLOEXEC)
         try:

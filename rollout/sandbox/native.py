@@ -11,19 +11,23 @@ import asyncio
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rollout.aio import shielded
 from rollout.config import EngineConf
-from rollout.errors import BuildError, SandboxError
+from rollout.errors import BuildError, ConfigError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
+from rollout.sandbox.bases import HOST, KINDS, parse_base
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
+from rollout.sandbox.chains import Chains
 from rollout.sandbox.clearer import Clearer
 from rollout.sandbox.export import export_layer
+from rollout.sandbox.flatten import root_of
 from rollout.sandbox.images import (
-    HOST,
     ImageStore,
     Layer,
     Stacks,
@@ -32,13 +36,16 @@ from rollout.sandbox.images import (
     take_upper,
 )
 from rollout.sandbox.launcher import Launched, Launcher
+from rollout.sandbox.lineage import Lineage, fork
 from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.sandbox.owner import Owner, Slots, remove_tree
 from rollout.sandbox.restore import restore_layer
+from rollout.sandbox.rootfs import BaseLayers
 from rollout.sandbox.steps import apply_steps, changes_files, image_settings
 from rollout.types import Blueprint, digest_of
 
 NAME = "native"
+FEATURES = frozenset({"pty", "ports"})
 LEAST_KERNEL = (5, 19)
 """Overlays of id-mapped layers."""
 CREATE_TIMEOUT_S = 60.0
@@ -75,7 +82,10 @@ class NativeEngine:
         self._clearer: Clearer | None = None
         self._launching = asyncio.Lock()
         self._live: dict[str, NativeSandbox] = {}
+        self._lineage = Lineage()
+        self._chains = Chains(self._flatten)
         self._base = ""
+        self._bases: BaseLayers | None = None
         self._count = 0
 
     @property
@@ -83,9 +93,17 @@ class NativeEngine:
         return NAME
 
     @property
+    def bases(self) -> frozenset[str]:
+        return frozenset(KINDS)
+
+    @property
     def limits(self) -> frozenset[str]:
         held = self._cgroups.limits if self._cgroups else frozenset()
         return held | {"disk"} if self._conf.scratch == "tmpfs" else held
+
+    @property
+    def features(self) -> frozenset[str]:
+        return FEATURES
 
     # ---------------------------------------------------------------- start and close
 
@@ -100,7 +118,9 @@ class NativeEngine:
             self._folder_fd = os.open(self._owner.folder, os.O_PATH | os.O_DIRECTORY)
             self._cgroups = Cgroups(self._hierarchies, self._owner.id)
             await asyncio.to_thread(self._cgroups.prepare)
-            self._base = await asyncio.to_thread(self._store.host_base)
+            layers = self._owner.folder / "layers"
+            self._base = await asyncio.to_thread(self._store.host_base, layers)
+            self._bases = BaseLayers(self._store, layers, self._base)
             await self._probe()
         except BaseException:
             await shielded(self.close())
@@ -109,7 +129,7 @@ class NativeEngine:
     async def _probe(self) -> None:
         """One sandbox at once, so that a machine that cannot is known before any work starts."""
         try:
-            sandbox = await self.create(SandboxSpec(image=self._base_image()))
+            sandbox = await self.create(SandboxSpec(image=_bare_image(self._base)))
         except SandboxError as exc:
             raise SandboxError(
                 f"this machine cannot make sandboxes of the native engine: {exc}. It needs real "
@@ -143,24 +163,17 @@ class NativeEngine:
 
     # ---------------------------------------------------------------- images
 
-    def _base_image(self) -> Image:
-        return Image(engine=NAME, digest=self._base, layers=(self._base,))
-
     async def build(self, blueprint: Blueprint) -> Image:
         """The image of `blueprint`: its layer is made once on this machine, whoever asks first."""
-        if blueprint.base != HOST:
-            raise BuildError(
-                f"blueprint {blueprint.name!r}: the native engine has no base "
-                f"{blueprint.base!r}; possible: {HOST!r}"
-            )
         self._started()
+        base = await self._base_layer(blueprint)
         env, workdir, user = image_settings(blueprint)
-        layers: tuple[str, ...] = (self._base,)
+        layers: tuple[str, ...] = (base,)
         if any(changes_files(step) for step in blueprint.steps):
-            key = digest_of([blueprint.image_digest, self._base])[:32]
-            layers = (self._base, self._store.built(key))
+            key = digest_of([blueprint.image_digest, base])[:32]
+            layers = (base, self._store.built(key))
             if not self._store.has(layers[1]):
-                await self._build_layer(blueprint, layers[1])
+                await self._build_layer(blueprint, *layers)
         return Image(
             engine=NAME,
             digest=blueprint.image_digest,
@@ -170,12 +183,23 @@ class NativeEngine:
             user=user,
         )
 
-    async def _build_layer(self, blueprint: Blueprint, name: str) -> None:
+    async def _base_layer(self, blueprint: Blueprint) -> str:
+        """What all else stands on; immediate where it is there and has a fingerprint."""
+        try:
+            base = parse_base(blueprint.base)
+        except ConfigError as exc:
+            raise BuildError(f"blueprint {blueprint.name!r}: {exc}") from exc
+        if base.kind == HOST:
+            return self._base
+        assert self._bases is not None
+        return await self._bases.layer(base, blueprint.name)
+
+    async def _build_layer(self, blueprint: Blueprint, base: str, name: str) -> None:
         async with building(self._store.folder(f"{name}.lock"), blueprint.name):
             if self._store.has(name):
                 return
             try:
-                sandbox = await self.create(SandboxSpec(image=self._base_image()))
+                sandbox = await self.create(SandboxSpec(image=_bare_image(base)))
                 try:
                     await apply_steps(sandbox, blueprint)
                     made = await sandbox.end_as_image()
@@ -184,12 +208,15 @@ class NativeEngine:
             except SandboxError as exc:
                 raise BuildError(f"blueprint {blueprint.name!r}: {exc}") from exc
             await asyncio.to_thread(self._store.keep, made.layers[-1], name)
+            self._lineage.discard(made)
 
     async def discard(self, image: Image) -> None:
-        """Drop the topmost layer, if this engine made it; built images stay for others."""
-        top = image.layers[-1] if image.layers else ""
-        if self._owner is not None and top.startswith(f"owners/{self._owner.id}/layers/"):
-            await asyncio.to_thread(self._store.drop, top)
+        """Drop what only this image needs, if a sandbox left it; built images stay for others."""
+        await self._drop(self._lineage.discard(image))
+
+    async def _drop(self, layers: Iterable[str]) -> None:
+        for layer in layers:
+            await asyncio.to_thread(self._store.drop, layer)
 
     # ---------------------------------------------------------------- kept end states
 
@@ -214,7 +241,9 @@ class NativeEngine:
         except BaseException:
             await shielded(asyncio.to_thread(remove_tree, folder))
             raise
-        return replace(below, digest=label, layers=(*below.layers, name))
+        image = replace(below, digest=label, layers=(*below.layers, name))
+        self._lineage.keep(image)
+        return image
 
     # ---------------------------------------------------------------- sandboxes
 
@@ -224,7 +253,7 @@ class NativeEngine:
             raise SandboxError(f"image {spec.image.digest} is of engine {spec.image.engine!r}")
         if spec.network != "none":
             raise SandboxError(f"network {spec.network!r}: the native engine has only 'none'")
-        stacks = self._store.stacks(spec.image.layers)
+        stacks = self._store.stacks(await self._chains.short(spec.image.layers))
         launcher = await self._running_launcher()
         self._count += 1
         name = f"{owner.id}-{self._count}"
@@ -236,10 +265,12 @@ class NativeEngine:
             scratch=owner.folder / "b" / name,
         )
         try:
+            self._lineage.stand(name, spec.image)
             async with asyncio.timeout(CREATE_TIMEOUT_S):
                 launched = await launcher.create(name, self._fields(spec, stacks, made))
         except BaseException as exc:
             await shielded(self._end(made))
+            await shielded(self._drop(self._lineage.leave(name)))
             if isinstance(exc, TimeoutError):
                 raise SandboxError(f"sandbox {name}: not ready in {CREATE_TIMEOUT_S:g} s") from exc
             raise
@@ -264,6 +295,7 @@ class NativeEngine:
         async def end() -> None:
             self._live.pop(made.name, None)
             await self._end(made)
+            await self._drop(self._lineage.leave(made.name))
 
         sandbox = NativeSandbox(
             made.name,
@@ -276,6 +308,7 @@ class NativeEngine:
             kill=lambda: made.launcher.kill(made.name, unmount=True),
             end=end,
             keep_layer=self._keep_layer,
+            fork=partial(fork, self),
         )
         self._live[made.name] = sandbox
         return sandbox
@@ -294,14 +327,14 @@ class NativeEngine:
         await clearer.keep_up()
 
     async def _running_clearer(self) -> Clearer:
+        """Started at the first need, and again where it has died."""
         owner, cgroups = self._started()
-        if self._clearer is None or not self._clearer.alive:
-            async with self._launching:
-                if self._clearer is None or not self._clearer.alive:
-                    clearer = Clearer(owner.folder)
-                    await clearer.start()
-                    cgroups.adopt(clearer.pid)
-                    self._clearer = clearer
+        async with self._launching:
+            if self._clearer is None:
+                self._clearer = Clearer(owner.folder)
+            if not self._clearer.alive:
+                await self._clearer.start()
+                cgroups.adopt(self._clearer.pid)
         return self._clearer
 
     async def _running_launcher(self) -> Launcher:
@@ -323,6 +356,22 @@ class NativeEngine:
             self._launcher = launcher
             return launcher
 
+    async def _flatten(self, chain: tuple[str, ...]) -> str:
+        """One layer that on the lowest of `chain` shows what all of it does."""
+        owner, _ = self._started()
+        name = f"owners/{owner.id}/layers/{fresh_name('f')}"
+        sandbox = await self.create(SandboxSpec(image=Image(engine=NAME, digest="", layers=chain)))
+        try:
+            with root_of(sandbox.init_pid) as view:
+                await asyncio.to_thread(self._store.merge, chain, view, sandbox.uid_base, name)
+                await sandbox.exec(["true"])
+        except BaseException:
+            await shielded(asyncio.to_thread(self._store.drop, name))
+            raise
+        finally:
+            await shielded(sandbox.close())
+        return name
+
     async def _keep_layer(self, source: Path, uid: int, below: Image, *, copy: bool) -> Image:
         """A layer of what a sandbox wrote, on top of its image."""
         owner, _ = self._started()
@@ -338,19 +387,19 @@ class NativeEngine:
         except BaseException:
             await shielded(asyncio.to_thread(remove_tree, folder))
             raise
-        return Image(
-            engine=NAME,
-            digest=label,
-            layers=(*below.layers, name),
-            env=below.env,
-            workdir=below.workdir,
-            user=below.user,
-        )
+        layers = (*self._chains.shortened(below.layers), name)
+        image = replace(below, digest=label, layers=layers)
+        self._lineage.keep(image)
+        return image
 
     def _started(self) -> tuple[Owner, Cgroups]:
         if self._owner is None or self._cgroups is None:
             raise SandboxError("the native engine was not started, or is closed")
         return self._owner, self._cgroups
+
+
+def _bare_image(base: str) -> Image:
+    return Image(engine=NAME, digest=base, layers=(base,))
 
 
 def _scratch_bytes(spec: SandboxSpec) -> int:

@@ -2,30 +2,19 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from rollout.aio import Deadline, shielded
+from rollout.aio import shielded
 from rollout.errors import SandboxError, SandboxLost
-from rollout.sandbox.base import (
-    FILE_LIMIT_BYTES,
-    OUTPUT_LIMIT_BYTES,
-    TREE_LIMIT_BYTES,
-    TREE_LIMIT_ENTRIES,
-    ExecResult,
-    Image,
-    SandboxSpec,
-)
+from rollout.sandbox.base import Image, Sandbox, SandboxSpec
 from rollout.sandbox.cgroups import CgroupPlan
-from rollout.sandbox.client import InitClient
+from rollout.sandbox.freezer import Freezer
+from rollout.sandbox.inside import Inside
 from rollout.sandbox.launcher import Launched, describe_status
-from rollout.types import Tree
 
-DEFAULT_ENV = (("LANG", "C.UTF-8"),)
-"""PATH, HOME and USER are init's to say, who knows the user."""
-FREEZE_TIMEOUT_S = 10.0
 EPITAPH_WAIT_S = 0.2
 
 
@@ -35,7 +24,7 @@ class KeepLayer(Protocol):
     async def __call__(self, source: Path, uid: int, below: Image, *, copy: bool) -> Image: ...
 
 
-class NativeSandbox:
+class NativeSandbox(Inside):
     """Talks to its init; the engine that made it lends it the means to end."""
 
     def __init__(
@@ -51,28 +40,25 @@ class NativeSandbox:
         kill: Callable[[], Awaitable[None]],
         end: Callable[[], Awaitable[None]],
         keep_layer: KeepLayer,
+        fork: Callable[[Sandbox, int], Awaitable[list[Sandbox]]],
     ) -> None:
+        super().__init__(spec, socket_path)
         self._name = name
-        self._spec = spec
         self._uid = uid
         self._plan = plan
         self._launched = launched
-        self._client = InitClient(socket_path)
         self._scratch = scratch
         self._kill = kill
         self._end = end
         self._keep_layer = keep_layer
-        self._env = dict((*DEFAULT_ENV, *spec.image.env, *spec.env))
+        self._fork = fork
+        self._freezer = Freezer(plan, launched.ended)
         self._closing: asyncio.Future[None] | None = None
         self._hits: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
         return self._name
-
-    @property
-    def spec(self) -> SandboxSpec:
-        return self._spec
 
     @property
     def uid_base(self) -> int:
@@ -89,69 +75,24 @@ class NativeSandbox:
         disk = self._launched.scratch is not None and self._spec.resources.disk_mb is not None
         return (*self._plan.enforced, "disk") if disk else self._plan.enforced
 
-    # ---------------------------------------------------------------- what goes on inside
-
-    async def exec(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        cwd: str = "",
-        user: str = "",
-        timeout_s: float = 60.0,
-        output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
-    ) -> ExecResult:
-        async with self._inside():
-            return await self._client.exec(
-                argv,
-                stdin=stdin,
-                env={**self._env, **(env or {})},
-                cwd=cwd or self._spec.workdir or self._spec.image.workdir,
-                user=user or self._spec.user or self._spec.image.user,
-                timeout_s=timeout_s,
-                output_limit_bytes=output_limit_bytes,
-            )
-
-    async def read_file(self, path: str, *, limit_bytes: int = FILE_LIMIT_BYTES) -> bytes:
-        async with self._inside():
-            return await self._client.read_file(path, limit_bytes=limit_bytes)
-
-    async def write_file(
-        self, path: str, data: bytes, *, mode: int = 0o644, user: str = ""
-    ) -> None:
-        async with self._inside():
-            await self._client.write_file(path, data, mode=mode, user=user)
-
-    async def put_tree(self, tree: Tree, dest: str, *, owner: str = "") -> None:
-        async with self._inside():
-            await self._client.put_tree(tree, dest, owner=owner)
-
-    async def get_tree(
-        self,
-        path: str,
-        *,
-        limit_bytes: int = TREE_LIMIT_BYTES,
-        limit_entries: int = TREE_LIMIT_ENTRIES,
-    ) -> Tree:
-        async with self._inside():
-            return await self._client.get_tree(
-                path, limit_bytes=limit_bytes, limit_entries=limit_entries
-            )
-
-    async def remove(self, path: str) -> None:
-        async with self._inside():
-            await self._client.remove(path)
-
-    async def kill_all(self) -> None:
-        async with self._inside():
-            await self._client.kill_all()
+    # ---------------------------------------------------------------- around each call
 
     @asynccontextmanager
     async def _inside(self) -> AsyncIterator[None]:
-        """Say how the sandbox ended, where it is the sandbox that ended and not the one call."""
+        """For what needs its init: refused at once where that cannot answer."""
+        self._check_open()
+        if self._freezer.suspended:
+            raise SandboxError(f"sandbox {self._name} is suspended: call resume() first")
+        async with self._telling():
+            yield
+
+    def _check_open(self) -> None:
         if self._closing is not None:
             raise SandboxLost(f"sandbox {self._name}: it was closed")
+
+    @asynccontextmanager
+    async def _telling(self) -> AsyncIterator[None]:
+        """Say how the sandbox ended, where it is the sandbox that ended and not the one call."""
         try:
             yield
         except SandboxError as exc:
@@ -159,6 +100,8 @@ class NativeSandbox:
                 raise
             # Its sockets break a moment before the launcher tells how it ended.
             await asyncio.wait({self._launched.ended}, timeout=EPITAPH_WAIT_S)
+            if self._freezer.suspended and not self._launched.ended.done():
+                raise SandboxError(f"sandbox {self._name} is suspended: {exc}") from exc
             raise SandboxLost(f"sandbox {self._name}: {exc}{self._epitaph()}") from exc
 
     def _epitaph(self) -> str:
@@ -189,17 +132,27 @@ class NativeSandbox:
         return space.f_bavail == 0 or space.f_favail == 0
 
     async def snapshot(self) -> Image:
-        async with self._inside():
-            try:
-                await self._freeze()
-                return await self._keep_layer(self._scratch, self._uid, self._spec.image, copy=True)
-            finally:
-                self._thaw()
+        self._check_open()
+        async with self._telling(), self._freezer.frozen():
+            return await self._keep_layer(self._scratch, self._uid, self._spec.image, copy=True)
+
+    async def fork(self, count: int) -> list[Sandbox]:
+        return await self._fork(self, count)
+
+    async def suspend(self) -> None:
+        self._check_open()
+        async with self._telling():
+            await self._freezer.suspend()
+
+    async def resume(self) -> None:
+        self._check_open()
+        async with self._telling():
+            self._freezer.resume()
 
     async def end_as_image(self) -> Image:
-        async with self._inside():
-            # Frozen first: nobody inside may see another die and write about it.
-            await self._freeze()
+        self._check_open()
+        # Frozen first: nobody inside may see another die and write about it.
+        async with self._telling(), self._freezer.frozen():
             await self._kill()
             self._note_limits()
         try:
@@ -207,28 +160,9 @@ class NativeSandbox:
         finally:
             await shielded(self.close())
 
-    async def _freeze(self) -> None:
-        self._control(lambda: self._plan.freeze(True))
-        deadline = Deadline.after(FREEZE_TIMEOUT_S)
-        while not self._plan.frozen:
-            if self._launched.ended.done():
-                raise SandboxLost("it ended before it could be frozen")
-            if deadline.passed:
-                raise SandboxError(f"not frozen within {FREEZE_TIMEOUT_S:g} s")
-            await asyncio.sleep(0.0005)
-
-    def _thaw(self) -> None:
-        if not self._launched.ended.done():
-            self._control(lambda: self._plan.freeze(False))
-
-    def _control(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as exc:
-            raise SandboxLost(f"its control group is gone: {exc}") from exc
-
     async def close(self) -> None:
         if self._closing is None:
             self._note_limits()
             self._closing = asyncio.ensure_future(self._end())
+            self._end_ports()
         await asyncio.shield(self._closing)

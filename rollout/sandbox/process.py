@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +14,9 @@ from rollout.sandbox.base import OUTPUT_LIMIT_BYTES, ExecResult
 from rollout.sandbox.link import GRACE_S, Link, unexpected
 
 STREAMS = {int(wire.Out.STDOUT): "stdout", int(wire.Out.STDERR): "stderr"}
+LAST_SIGNAL = 64
+MAX_SIZE = 65_535
+"""Rows and columns of a terminal."""
 _HELD_BYTES = 1 << 20
 _STDOUT, _STDERR = STREAMS
 _EXIT, _ERROR, _STARTED = int(wire.Out.EXIT), int(wire.Out.ERROR), int(wire.Out.STARTED)
@@ -104,7 +108,17 @@ class Process:
     the `async with` block, or `close`, hangs up: the process group is killed if it still runs.
     """
 
-    def __init__(self, doing: str, *, timeout_s: float, output_limit_bytes: int | None) -> None:
+    def __init__(
+        self,
+        doing: str,
+        *,
+        timeout_s: float,
+        output_limit_bytes: int | None,
+        telling: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> None:
+        """`telling` may say more about an error that leaves it."""
+        self._doing = doing
+        self._telling = telling
         self._limit_bytes = output_limit_bytes
         self._link = Link(doing, self._on_frame, deadline_s=timeout_s + GRACE_S)
         self._link.on_end(self._tell)
@@ -142,6 +156,8 @@ class Process:
             raise
 
     def close(self) -> None:
+        """Hang up; idempotent."""
+        self._link.fail(SandboxError(f"{self._doing}: hung up before its end"))
         self._link.close()
 
     # -- in
@@ -158,11 +174,15 @@ class Process:
         await self._link.drain()
 
     async def resize(self, rows: int, cols: int) -> None:
-        """Tell a process with a terminal the new size of its window."""
+        """Tell a process with a terminal the new size of its window; else nothing happens."""
+        if not (0 <= rows <= MAX_SIZE and 0 <= cols <= MAX_SIZE):
+            raise SandboxError(f"no terminal has {rows} rows of {cols} columns")
         self._link.send(wire.resize(rows, cols))
 
     async def signal(self, number: int) -> None:
-        """Send a signal to its process group."""
+        """Send a signal to its process group; nothing happens once it has ended."""
+        if not 1 <= number <= LAST_SIGNAL:
+            raise SandboxError(f"{number} is no signal")
         self._link.send(wire.signal(number))
 
     # -- out
@@ -173,7 +193,8 @@ class Process:
     async def __anext__(self) -> tuple[str, bytes]:
         while not self._chunks:
             if self._link.over:
-                await self._link.finished()
+                async with self._telling():
+                    await self._link.finished()
                 raise StopAsyncIteration
             await self._wait_for_news()
         stream, data = self._chunks.popleft()

@@ -2,11 +2,13 @@
 
 import asyncio
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
 from rollout.errors import BuildError, SandboxError, SandboxLost
 from rollout.sandbox.base import Engine, Image, Sandbox, SandboxSpec
+from rollout.sandbox.owner import remove_tree
 from rollout.types import Blueprint, BuildStep, Resources, Tree, TreeEntry
 from tests.sandbox.harness import Bench, Sh, lives, shell_in
 
@@ -74,6 +76,31 @@ async def test_a_broken_step_is_named(engine: Engine) -> None:
 async def test_an_unknown_base_is_named(engine: Engine) -> None:
     with pytest.raises(BuildError, match="no-such-base"):
         await engine.build(Blueprint(base="no-such-base"))
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [("rootfs:relative", "rootfs:relative"), ("rootfs:/no/such", "/no/such"), ("", "''")],
+)
+async def test_a_bad_base_is_told_with_the_blueprints_name(
+    engine: Engine, base: str, said: str
+) -> None:
+    with pytest.raises(BuildError, match=f"blueprint 'mine'.*{said}"):
+        await engine.build(Blueprint(name="mine", base=base))
+
+
+async def test_frozen_host(bench: Bench, tmp_path: Path) -> None:
+    """As `host`, and once made it is there."""
+    assert {"host", "host-frozen"} <= bench.engine.bases
+    blueprint = Blueprint(base="host-frozen", steps=(put("a"),))
+    try:
+        box = await bench.sandbox(blueprint)
+        assert (await shell_in(box)("cat /opt/tool/run; echo more >> /usr/new; ls /usr")).ok
+        again = await bench.sandbox(blueprint)
+        assert again.spec.image == box.spec.image
+        assert not (await again.exec(["cat", "/usr/new"])).ok
+    finally:
+        remove_tree(tmp_path / "base")  # 150,000 names that pytest would keep
 
 
 async def test_what_a_sandbox_writes_never_reaches_its_image(bench: Bench) -> None:

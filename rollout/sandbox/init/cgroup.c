@@ -27,6 +27,8 @@ static int write_limit(char *setting)
 
 int make_cgroups(struct request *r)
 {
+	if (!r->cgroup)
+		return 0;
 	if (make_directory(r->cgroup))
 		return -1;
 	r->cgroup_fd = open(r->cgroup, O_DIRECTORY | O_CLOEXEC);

@@ -81,6 +81,8 @@ int clear_main(int argc, char **argv)
 	ssize_t length;
 	if (argc != 3 || chdir(argv[2]))
 		die("usage: rollout-box clear OWNER_FOLDER (%m)");
+	if (geteuid() && enter_own_userns())
+		die("%s", trouble);
 	while ((length = getline(&line, &room, stdin)) > 0) {
 		if (line[length - 1] != '\n')
 			return 1; /* whoever wrote it ended in the middle */
@@ -88,4 +90,16 @@ int clear_main(int argc, char **argv)
 		obey(line);
 	}
 	return 0;
+}
+
+/* rollout-box owning PROGRAM [ARGUMENT]...: with every right over the files of who starts it, whatever
+ * their modes say. Root has it anyway. */
+int owning_main(int argc, char **argv)
+{
+	if (argc < 3)
+		die("usage: rollout-box owning PROGRAM [ARGUMENT]...");
+	if (geteuid() && enter_own_userns())
+		die("%s", trouble);
+	execvp(argv[2], argv + 2);
+	die("%s: %m", argv[2]);
 }

@@ -1,7 +1,8 @@
 /* User namespaces as maps of ids: one range of host uids for each sandbox slot.
  *
  * A namespace lives as long as its descriptor, so they are made once and kept. The cache is
- * direct-mapped: bounded, and a lost entry only costs making it again. */
+ * direct-mapped and small, for every clone copies the launcher's descriptors and closes them; a
+ * lost entry only costs making it again. */
 #define _GNU_SOURCE
 #include "launch.h"
 
@@ -15,19 +16,43 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CACHED 1024
+#define CACHED 256
+
+bool unprivileged;
 
 static struct {
 	uint32_t from, onto;
 	int fd; /* 0: empty, for descriptor 0 is the launcher's stdin */
 } cache[CACHED];
 
+/* What an ordinary user may do to be root of something: itself, under another number. With a network
+ * of its own too, for net.c could not come back to the host's. */
+int enter_own_userns(void)
+{
+	char uids[64], gids[64];
+	snprintf(uids, sizeof uids, "0 %u 1\n", geteuid());
+	snprintf(gids, sizeof gids, "0 %u 1\n", getegid());
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNET))
+		return failed("make a user namespace as an ordinary user (see kernel.apparmor_"
+			      "restrict_unprivileged_userns and user.max_user_namespaces)");
+	if (write_text("/proc/self/setgroups", "deny") || write_text("/proc/self/uid_map", uids) ||
+	    write_text("/proc/self/gid_map", gids))
+		return -1;
+	unprivileged = true;
+	return 0;
+}
+
+uint32_t ids_each(void)
+{
+	return unprivileged ? 1 : RANGE;
+}
+
 static int limit_userns(void);
 
 /* A child in a new user namespace, which limits it once told that it has its maps. */
 static pid_t start_holder(int *go)
 {
-	struct clone_args args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD};
+	struct clone_args args = {.flags = CLONE_NEWUSER}; /* no SIGCHLD: it is waited for by name */
 	int mapped[2];
 	char byte;
 	if (pipe2(mapped, O_CLOEXEC))
@@ -45,7 +70,7 @@ static pid_t start_holder(int *go)
 static int write_maps(pid_t pid, uint32_t from, uint32_t onto)
 {
 	char path[64], map[64];
-	snprintf(map, sizeof map, "%u %u %u\n", from, onto, RANGE);
+	snprintf(map, sizeof map, "%u %u %u\n", from, onto, ids_each());
 	snprintf(path, sizeof path, "/proc/%d/uid_map", pid);
 	if (write_text(path, map))
 		return -1;
@@ -57,6 +82,8 @@ static int make_userns(uint32_t from, uint32_t onto)
 {
 	int fd = -1, go = -1, status = 0;
 	char path[64];
+	if (own_proc())
+		return -1;
 	pid_t pid = start_holder(&go);
 	if (pid < 0)
 		return failed("make a user namespace (see user.max_user_namespaces)");
@@ -65,7 +92,7 @@ static int make_userns(uint32_t from, uint32_t onto)
 		failed("open %s", path);
 	bool told = fd >= 0 && write(go, "", 1) == 1;
 	close(go);
-	waitpid(pid, &status, 0);
+	waitpid(pid, &status, __WALL);
 	if (fd < 0 || (told && !status))
 		return fd;
 	close(fd);
@@ -73,8 +100,11 @@ static int make_userns(uint32_t from, uint32_t onto)
 	return failed("limit the namespaces inside a user namespace");
 }
 
+/* The descriptor stays the cache's; without ranges each sandbox has one of its own, see below. */
 int map_ids(uint32_t from, uint32_t onto)
 {
+	if (unprivileged)
+		return make_userns(from, onto);
 	uint32_t place = (from / RANGE * 31 + onto / RANGE) % CACHED;
 	if (cache[place].fd && cache[place].from == from && cache[place].onto == onto)
 		return cache[place].fd;
@@ -89,11 +119,18 @@ int map_ids(uint32_t from, uint32_t onto)
 	return fd;
 }
 
+/* With one range for all, what a user namespace counts would be counted for all sandboxes. */
+void drop_map(int userns)
+{
+	if (unprivileged && userns >= 0)
+		close(userns);
+}
+
 int enter_userns(int userns)
 {
 	if (setns(userns, CLONE_NEWUSER))
 		return failed("enter the user namespace");
-	if (setgroups(0, NULL) || setresgid(0, 0, 0) || setresuid(0, 0, 0))
+	if ((!unprivileged && setgroups(0, NULL)) || setresgid(0, 0, 0) || setresuid(0, 0, 0))
 		return failed("become root of the user namespace");
 	return 0;
 }
@@ -104,10 +141,10 @@ static int limit_userns(void)
 {
 	static const char *const none[] = {"user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time"};
 	char path[64];
-	if (write_text("/proc/sys/user/max_inotify_instances", "64") && errno != ENOENT)
+	if (write_text("mnt/proc/sys/user/max_inotify_instances", "64") && errno != ENOENT)
 		return -1;
 	for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
-		snprintf(path, sizeof path, "/proc/sys/user/max_%s_namespaces", none[i]);
+		snprintf(path, sizeof path, "mnt/proc/sys/user/max_%s_namespaces", none[i]);
 		if (write_text(path, "0") && errno != ENOENT)
 			return -1;
 	}

@@ -4,6 +4,7 @@
  *   create ID key=value ... (request.c)         ok ID PID SCRATCH_FD | error ID TEXT
  *   kill ID                                     exited ID STATUS, once for each that was ok
  *   unmount ID  kills it, and tells once its mounts are gone too
+ *   stop ID, continue ID  all its processes     signaled ID TROUBLE
  *   forget ID  closes its scratch
  * The first line out is `ready` or `error - TEXT`.
  *
@@ -104,6 +105,8 @@ static int prepare(struct request *r)
 	if (make_cgroups(r) || open_scratch(r))
 		return -1;
 	r->network = take_spare_network();
+	if (r->network < 0 && own_proc())
+		return -1;
 	return take_spare_scratch(r);
 }
 
@@ -112,9 +115,10 @@ static int spawn(const struct request *r)
 	int ready[2];
 	struct clone_args args = {
 		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
-			 CLONE_INTO_CGROUP | (r->network < 0 ? CLONE_NEWNET : 0),
+			 (r->cgroup ? CLONE_INTO_CGROUP : 0) |
+			 (r->network < 0 ? CLONE_NEWNET : 0),
 		.exit_signal = SIGCHLD,
-		.cgroup = (uint64_t)r->cgroup_fd,
+		.cgroup = r->cgroup ? (uint64_t)r->cgroup_fd : 0,
 	};
 	if (pipe2(ready, O_CLOEXEC))
 		return failed("make a pipe");
@@ -141,6 +145,7 @@ static void create(char *line)
 		if (r.scratch >= 0)
 			close(r.scratch);
 	}
+	drop_map(r.userns);
 	if (r.cgroup_fd >= 0)
 		close(r.cgroup_fd);
 	if (r.network >= 0)
@@ -207,6 +212,16 @@ static void kill_one(const char *id, bool wait)
 	kill(box->pid, SIGKILL);
 }
 
+static void signal_one(const char *id, int number)
+{
+	struct box *box = find_box(id);
+	errno = 0;
+	if (box && box->pid && signal_everybody(box->pid, number))
+		printf("signaled\t%s\t%s\n", id, trouble);
+	else
+		printf("signaled\t%s\t\n", id);
+}
+
 static void forget(const char *id)
 {
 	struct box *box = find_box(id);
@@ -223,6 +238,10 @@ static void obey(char *line)
 		kill_one(rest, false);
 	else if (!strcmp(verb, "unmount") && rest)
 		kill_one(rest, true);
+	else if (!strcmp(verb, "stop") && rest)
+		signal_one(rest, SIGSTOP);
+	else if (!strcmp(verb, "continue") && rest)
+		signal_one(rest, SIGCONT);
 	else if (!strcmp(verb, "forget") && rest)
 		forget(rest);
 	else
@@ -354,7 +373,7 @@ int launch_main(int argc, char **argv)
 		failed("usage: rollout-box launch OWNER_FOLDER [PATH TO KEEP MOUNTED]...");
 	else if (parent < 0 || signals < 0)
 		failed("open a pidfd and a signalfd");
-	else if (!open_self() && !build_filter() && !prepare_mounts(argc - 2, argv + 2) &&
+	else if (!(geteuid() && enter_own_userns()) && !open_self() && !build_filter() && !prepare_mounts(argc - 2, argv + 2) &&
 		 !start_undertaker()) {
 		printf("ready\n");
 		fflush(stdout);

@@ -14,6 +14,10 @@
 #define MAX_WRITES 16
 #define RANGE 65536u
 
+/* Not root of the host: its user namespace is the launcher's own, with one id in it, and there are
+ * no control groups, no device nodes and no layers of others' ids. */
+extern bool unprivileged;
+
 /* A read-only folder below a file system, and the first host uid of the range that owns it. */
 struct layer {
 	uint32_t owner;
@@ -37,7 +41,7 @@ struct request {
 	int scratch;                      /* its mount, or -1 */
 	int network;                      /* a spare one, or -1 */
 	bool has_scratch;                 /* its folders were made ahead */
-	const char *cgroup;               /* v2 directory */
+	const char *cgroup;               /* v2 directory, or NULL */
 	int cgroup_fd;
 	const char *joins[MAX_JOINS]; /* v1 directories */
 	int join_count;
@@ -62,7 +66,10 @@ int write_text(const char *path, const char *text);
 int parse_create(char *line, struct request *r);
 
 /* ids.c */
+int enter_own_userns(void);
+uint32_t ids_each(void);
 int map_ids(uint32_t from, uint32_t onto);
+void drop_map(int userns);
 int enter_userns(int userns);
 
 /* cgroup.c */
@@ -71,6 +78,7 @@ int join_cgroups(const struct request *r);
 
 /* mounts.c */
 int prepare_mounts(int keep_count, char **keep);
+int own_proc(void);
 int open_scratch(struct request *r);
 int mount_all(const struct request *r);
 int pivot(void);
@@ -87,6 +95,9 @@ bool wants_spare_network(void);
 void make_spare_network(void);
 int take_spare_network(void);
 int enter_network(int spare);
+
+/* everybody.c */
+int signal_everybody(pid_t init, int number);
 
 /* undertaker.c */
 int start_undertaker(void);

@@ -1,4 +1,4 @@
-/* rollout-box: one static program, three roles. */
+/* rollout-box: one static program, and its roles. */
 #include "box.h"
 
 #include <string.h>
@@ -12,6 +12,7 @@ const char sources_digest[] __attribute__((used)) = SOURCES_DIGEST;
 
 int launch_main(int argc, char **argv) __attribute__((weak));
 int clear_main(int argc, char **argv) __attribute__((weak));
+int owning_main(int argc, char **argv) __attribute__((weak));
 
 int main(int argc, char **argv)
 {
@@ -21,5 +22,7 @@ int main(int argc, char **argv)
 		return launch_main(argc, argv);
 	if (argc >= 2 && strcmp(argv[1], "clear") == 0 && clear_main)
 		return clear_main(argc, argv);
-	die("usage: rollout-box init | rollout-box launch ... | rollout-box clear ...");
+	if (argc >= 2 && strcmp(argv[1], "owning") == 0 && owning_main)
+		return owning_main(argc, argv);
+	die("usage: rollout-box init | launch ... | clear ... | owning ...");
 }

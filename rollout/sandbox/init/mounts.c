@@ -6,6 +6,7 @@
  *     m        the new root          l0 l1 …  id-mapped layers of /
  *     dev      the shared /dev       k0 k1 …  id-mapped layers of /usr
  *     s        a tmpfs for scratch, where one is asked for
+ *     proc     for settings of namespaces, see own_proc()
  *
  * Every sandbox has its own mount namespace, so the same mount points serve all of them. Names are
  * relative: short enough for 4 KiB of options, and they tell the sandbox nothing of the host. */
@@ -34,6 +35,7 @@
 #define FS_CREATE 6
 #define FSMOUNT_FLAGS_CLOEXEC 1
 #define TMPFS_INODE_BYTES 16384
+#define PROC_USES 64
 
 struct attributes {
 	uint64_t set, clear, propagation, userns;
@@ -95,7 +97,8 @@ static int make_mount_points(void)
 		return failed("make the folder mnt");
 	if (mount("rollout", "mnt", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0700"))
 		return failed("mount a tmpfs");
-	if (mkdir("mnt/m", 0755) || mkdir("mnt/s", 0755) || mkdir("mnt/dev", 0755))
+	if (mkdir("mnt/m", 0755) || mkdir("mnt/s", 0755) || mkdir("mnt/dev", 0755) ||
+	    mkdir("mnt/proc", 0755))
 		return failed("make a mount point");
 	for (int i = 0; i < MAX_LAYERS; i++)
 		for (const char *kind = "lk"; *kind; kind++) {
@@ -106,10 +109,15 @@ static int make_mount_points(void)
 	return 0;
 }
 
-static int make_node(const char *path, unsigned major, unsigned minor)
+static int make_node(const char *name, unsigned major, unsigned minor)
 {
-	if (mknod(path, S_IFCHR | 0666, makedev(major, minor)) || chmod(path, 0666))
+	char path[32], host[32];
+	snprintf(path, sizeof path, "mnt/dev/%s", name);
+	snprintf(host, sizeof host, "/dev/%s", name);
+	if (!unprivileged && (mknod(path, S_IFCHR | 0666, makedev(major, minor)) || chmod(path, 0666)))
 		return failed("make %s", path);
+	if (unprivileged && (mknod(path, S_IFREG | 0666, 0) || mount(host, path, NULL, MS_BIND, NULL)))
+		return failed("mount the host's %s", host);
 	return 0;
 }
 
@@ -118,9 +126,9 @@ static int make_dev(void)
 {
 	if (mount("dev", "mnt/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755"))
 		return failed("mount a tmpfs for /dev");
-	if (make_node("mnt/dev/null", 1, 3) || make_node("mnt/dev/zero", 1, 5) ||
-	    make_node("mnt/dev/full", 1, 7) || make_node("mnt/dev/random", 1, 8) ||
-	    make_node("mnt/dev/urandom", 1, 9) || make_node("mnt/dev/tty", 5, 0))
+	if (make_node("null", 1, 3) || make_node("zero", 1, 5) ||
+	    make_node("full", 1, 7) || make_node("random", 1, 8) ||
+	    make_node("urandom", 1, 9) || make_node("tty", 5, 0))
 		return -1;
 	if (symlink("/proc/self/fd", "mnt/dev/fd") || symlink("fd/0", "mnt/dev/stdin") ||
 	    symlink("fd/1", "mnt/dev/stdout") || symlink("fd/2", "mnt/dev/stderr") ||
@@ -141,6 +149,24 @@ int prepare_mounts(int keep_count, char **keep)
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		return failed("make mounts private");
 	return trim_mounts(keep_count, keep) || make_mount_points() || make_dev() ? -1 : 0;
+}
+
+/* A /proc/sys keeps a name for each namespace that ever asked it for a setting and is still there,
+ * all of them in one hash chain: with thousands alive, a lookup would take longer than the rest of
+ * a sandbox's making. So the launcher asks one of its own, and takes a new one now and then. */
+int own_proc(void)
+{
+	static int uses;
+	if (uses++ % PROC_USES || (unprivileged && uses > 1))
+		return 0;
+	if (unprivileged) /* may mount one only for processes of its own */
+		return mount("/proc", "mnt/proc", NULL, MS_BIND | MS_REC, NULL)
+			       ? failed("mount the host's /proc")
+			       : 0;
+	umount2("mnt/proc", MNT_DETACH); /* none is there at first */
+	if (mount("proc", "mnt/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
+		return failed("mount a /proc for the launcher");
+	return 0;
 }
 
 /* A tmpfs that no mount table of the host shows; through its descriptor the host still reaches it.
@@ -199,9 +225,9 @@ static int mount_overlay(const struct request *r, const struct stack *stack, cha
 					 i ? ":" : "", point);
 	}
 	/* volatile: without it, every destroy would write out the whole file system below. */
-	snprintf(options + used, sizeof options - used,
-		 ",upperdir=%s/%s,workdir=%s/%s,volatile,redirect_dir=on,metacopy=off,index=off",
-		 scratch, upper, scratch, work);
+	snprintf(options + used, sizeof options - used, ",upperdir=%s/%s,workdir=%s/%s,volatile,%s",
+		 scratch, upper, scratch, work,
+		 unprivileged ? "userxattr" : "redirect_dir=on,metacopy=off,index=off");
 	if (mount("overlay", at, "overlay", MS_NODEV, options))
 		return failed("mount an overlay on %s (%s)", at, options);
 	return 0;
@@ -212,7 +238,7 @@ static int mount_dev(void)
 	int shm = (int)syscall(SYS_open_tree, AT_FDCWD, "dev/shm", TREE_CLONE | TREE_CLOEXEC);
 	if (shm < 0)
 		return failed("open /dev/shm");
-	if (mount("../dev", "dev", NULL, MS_BIND, NULL))
+	if (mount("../dev", "dev", NULL, MS_BIND | (unprivileged ? MS_REC : 0), NULL))
 		return failed("mount /dev");
 	if (syscall(SYS_move_mount, shm, "", AT_FDCWD, "dev/shm", MOVE_FROM_FD) ||
 	    mount(NULL, "dev/shm", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV, NULL))
@@ -224,11 +250,12 @@ static int mount_dev(void)
 static int mount_kernel(const struct request *r)
 {
 	char options[96];
+	uint32_t tty = r->uids + (unprivileged ? 0 : 5);
 	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
 		return failed("mount /proc");
 	if (mount_dev())
 		return -1;
-	snprintf(options, sizeof options, "newinstance,ptmxmode=0666,mode=0620,gid=%u", r->uids + 5);
+	snprintf(options, sizeof options, "newinstance,ptmxmode=0666,mode=0620,gid=%u", tty);
 	if (mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options))
 		return failed("mount /dev/pts");
 	return 0;

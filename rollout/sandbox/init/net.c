@@ -33,9 +33,10 @@ static int raise_loopback(void)
  * user namespace, so that nothing inside can change it. */
 static int set_up(void)
 {
-	if (raise_loopback() || write_text("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"))
+	if (raise_loopback() || write_text("mnt/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"))
 		return -1;
-	return write_text("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
+	return write_text("mnt/proc/sys/net/ipv4/ping_group_range",
+			  unprivileged ? "0 0" : "0 2147483647");
 }
 
 static int open_current(void)
@@ -53,7 +54,7 @@ void make_spare_network(void)
 	int fd = -1;
 	if (own < 0)
 		own = open_current();
-	refused = own < 0 || unshare(CLONE_NEWNET);
+	refused = own < 0 || own_proc() || unshare(CLONE_NEWNET);
 	if (refused)
 		return;
 	refused = set_up() || (fd = open_current()) < 0;

@@ -87,7 +87,7 @@ int parse_create(char *line, struct request *r)
 	errno = 0;
 	if (!r->id || !*r->id || strchr(r->id, '/') || strlen(r->id) > 64)
 		return failed("a sandbox needs a short id without '/'");
-	if (!r->uids || !r->cgroup || !r->root.count)
+	if (!r->root.count || (!unprivileged && (!r->uids || !r->cgroup)))
 		return failed("a sandbox needs uids, cgroup and root");
 	return 0;
 }

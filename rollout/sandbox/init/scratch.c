@@ -36,7 +36,8 @@ static int make_shm(const char *at)
 	if (make_folder(at, "u/dev", 0755) || make_folder(at, "u/dev/shm", 01777))
 		return -1;
 	snprintf(path, sizeof path, "%s/u/dev/shm", at);
-	if (setxattr(path, "trusted.overlay.opaque", "y", 1, 0))
+	const char *opaque = unprivileged ? "user.overlay.opaque" : "trusted.overlay.opaque";
+	if (setxattr(path, opaque, "y", 1, 0))
 		return failed("make %s opaque", path);
 	return 0;
 }

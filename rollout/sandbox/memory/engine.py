@@ -1,17 +1,21 @@
 """Makes and ends sandboxes that live in this Python process."""
 
 import secrets
+from functools import partial
 from pathlib import Path
 
 from rollout.errors import BuildError, SandboxError, TreeRefused
 from rollout.sandbox.base import Image, SandboxSpec
+from rollout.sandbox.bases import HOST, HOST_FROZEN
+from rollout.sandbox.lineage import fork
 from rollout.sandbox.memory.base_image import base_tree
 from rollout.sandbox.memory.files import FileSystem, Folder
 from rollout.sandbox.memory.sandbox import LIMITS, MemorySandbox
 from rollout.sandbox.steps import apply_steps, changes_files, image_settings
 from rollout.types import Blueprint
 
-BASES = frozenset({"host"})
+BASES = frozenset({HOST, HOST_FROZEN})
+"""The host of this engine is made up and never changes, so frozen is what it is."""
 NOTHING_KEPT = "the memory engine keeps no end states; engine=native does"
 
 
@@ -31,8 +35,16 @@ class MemoryEngine:
         return "memory"
 
     @property
+    def bases(self) -> frozenset[str]:
+        return BASES
+
+    @property
     def limits(self) -> frozenset[str]:
         return LIMITS
+
+    @property
+    def features(self) -> frozenset[str]:
+        return frozenset()
 
     async def start(self) -> None:
         self._running = True
@@ -43,7 +55,7 @@ class MemoryEngine:
         return image or await self._build(blueprint)
 
     async def _build(self, blueprint: Blueprint) -> Image:
-        if blueprint.base not in BASES:
+        if blueprint.base not in self.bases:
             raise BuildError(
                 f"blueprint {blueprint.name!r}: the memory engine has no base {blueprint.base!r}; "
                 f"it has {', '.join(sorted(BASES))}"
@@ -83,7 +95,14 @@ class MemoryEngine:
     def _open(self, spec: SandboxSpec, root: Folder) -> MemorySandbox:
         self._made += 1
         sandbox_id = f"memory-{self._owner}-{self._made}"
-        sandbox = MemorySandbox(sandbox_id, spec, root, keep=self._keep, forget=self._forget)
+        sandbox = MemorySandbox(
+            sandbox_id,
+            spec,
+            root,
+            keep=self._keep,
+            forget=self._forget,
+            fork=partial(fork, self),
+        )
         self._live[sandbox_id] = sandbox
         return sandbox
 

@@ -1,15 +1,18 @@
 """Processes as asyncio tasks: groups, signals, descriptors, a table with a limit.
 
-A signal's default action cancels the task. Stopping and continuing a process is not modelled.
+A signal's default action cancels the task. A machine can stand still as a whole; stopping and
+continuing one process is not modelled.
 """
 
 import asyncio
 import errno
 import os
 import signal
+import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import suppress
+from typing import Any
 
 from rollout.sandbox.memory.files import READ, FileSystem, Node, Special, Who, error
 from rollout.sandbox.memory.streams import CHUNK_BYTES, Pipe, Stream, open_stream
@@ -30,6 +33,7 @@ HARMLESS = frozenset(
     }
 )
 _INHERITED = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+LAST_SIGNAL = 64
 FIRST_PID = 2
 """1 is init, which is no process here but counts against the limit as one."""
 
@@ -50,6 +54,22 @@ class Machine:
         self._max_processes = max_processes
         self._next_pid = FIRST_PID
         self._fifos: dict[int, tuple[Node, Pipe]] = {}
+        self._going = asyncio.Event()
+        self._going.set()
+
+    @property
+    def frozen(self) -> bool:
+        return not self._going.is_set()
+
+    def freeze(self, frozen: bool) -> None:
+        """No process makes a step while it is frozen; SIGKILL works."""
+        if frozen:
+            self._going.clear()
+        else:
+            self._going.set()
+
+    async def going(self) -> None:
+        await self._going.wait()
 
     def spawn(
         self,
@@ -115,7 +135,8 @@ class Process:
         """Signals that a trap of this process handles; they wait in `pending`."""
         self.pending: deque[int] = deque()
         self.exit_code: int | None = None
-        self._killed_by = int(signal.SIGKILL)
+        self._deadly = 0
+        """The signal that ended it, or is about to."""
         self._changed = asyncio.Event()
         self._ended = asyncio.Event()
         self._task: asyncio.Task[int] | None = None
@@ -132,7 +153,7 @@ class Process:
 
     async def _live(self, main: Main) -> int:
         try:
-            return await main(self)
+            return await self._in_steps(main(self))
         except BrokenPipeError:
             return 128 + signal.SIGPIPE
         except OSError as exc:
@@ -140,9 +161,30 @@ class Process:
                 await self.complain(exc)
             return 1
 
+    @types.coroutine
+    def _in_steps(self, work: Awaitable[int]) -> Generator[Any, None, int]:
+        """Await `work`, but between two of its steps wait while the machine is frozen."""
+        steps = work.__await__()
+        error: BaseException | None = None
+        while True:
+            while self.machine.frozen and self._deadly != signal.SIGKILL:
+                try:
+                    yield from self.machine.going().__await__()
+                except asyncio.CancelledError as exc:
+                    error = exc
+            try:
+                waiting = steps.send(None) if error is None else steps.throw(error)
+            except StopIteration as end:
+                return int(end.value)
+            error = None
+            try:
+                yield waiting
+            except BaseException as exc:  # noqa: BLE001 - whatever it is, it is for `work`
+                error = exc
+
     def _end(self, task: asyncio.Task[int]) -> None:
         if task.cancelled():
-            self.exit_code = 128 + self._killed_by
+            self.exit_code = 128 + (self._deadly or signal.SIGKILL)
         elif (exc := task.exception()) is not None:
             self.exit_code = 128 + signal.SIGSEGV
             self._report_crash(exc)
@@ -181,7 +223,7 @@ class Process:
                 return
             if number in HARMLESS:
                 return
-        self._killed_by = number
+        self._deadly = number
         if self._task is not None:
             self._task.cancel()
 

@@ -3,8 +3,9 @@
 import asyncio
 import errno
 import os
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from rollout.aio import shielded
 from rollout.errors import SandboxError, SandboxLost, TreeRefused
@@ -15,6 +16,7 @@ from rollout.sandbox.base import (
     TREE_LIMIT_ENTRIES,
     ExecResult,
     Image,
+    Sandbox,
     SandboxSpec,
 )
 from rollout.sandbox.memory import execute
@@ -30,8 +32,9 @@ from rollout.sandbox.memory.files import (
     Who,
     error,
 )
-from rollout.sandbox.memory.process import Machine, Process, describe
-from rollout.sandbox.memory.streams import Sink, Source
+from rollout.sandbox.memory.live import LiveProcess
+from rollout.sandbox.memory.process import Machine, Process, describe, to_text
+from rollout.sandbox.memory.streams import Sink, Source, Stream
 from rollout.sandbox.memory.users import find_user, home_of
 from rollout.sandbox.trees import check_tree
 from rollout.types import Tree, TreeEntry
@@ -53,6 +56,7 @@ class MemorySandbox:
         *,
         keep: Callable[[Folder, Image], Image],
         forget: Callable[["MemorySandbox"], None],
+        fork: Callable[[Sandbox, int], Awaitable[list[Sandbox]]],
     ) -> None:
         wanted = spec.resources
         limit_bytes = None if wanted.disk_mb is None else wanted.disk_mb << 20
@@ -62,6 +66,7 @@ class MemorySandbox:
         self._machine = Machine(self._files, PROGRAMS, wanted.pids)
         self._keep = keep
         self._forget = forget
+        self._fork = fork
         self._closed = False
 
     @property
@@ -81,7 +86,7 @@ class MemorySandbox:
 
     async def exec(
         self,
-        argv: Sequence[str],
+        argv: Sequence[str | bytes],
         *,
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
@@ -90,15 +95,12 @@ class MemorySandbox:
         timeout_s: float = 60.0,
         output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
     ) -> ExecResult:
-        self._check_open()
-        if not argv:
-            raise SandboxError(f"exec in {self._id}: argv is empty")
-        who = self._who(user or self._spec.user or self._spec.image.user)
-        folder = self._working_folder(cwd, who)
         started = time.monotonic()
         out, err = Sink(output_limit_bytes), Sink(output_limit_bytes)
-        process = self._start(list(argv), who, folder, env or {}, (Source(stdin), out, err))
+        process = self._spawn(argv, (Source(stdin), out, err), env, cwd, user)
         timed_out = not await self._ended(process, timeout_s)
+        if timed_out:
+            self._check_awake()
         self._check_open()
         assert process.exit_code is not None
         return ExecResult(
@@ -110,26 +112,51 @@ class MemorySandbox:
             duration_s=time.monotonic() - started,
         )
 
-    def _start(
+    async def start(
         self,
-        argv: list[str],
-        who: Who,
+        argv: Sequence[str | bytes],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        user: str = "",
+        pty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
+        timeout_s: float = 3600.0,
+        output_limit_bytes: int | None = None,
+    ) -> LiveProcess:
+        self._check_awake()
+        if pty:
+            raise self._lacks("terminals", "pty=False")
+        live = LiveProcess(output_limit_bytes, timeout_s=timeout_s, check=self._check_open)
+        live.begin(self._spawn(argv, live.streams, env, cwd, user))
+        return live
+
+    def _spawn(
+        self,
+        argv: Sequence[str | bytes],
+        streams: Sequence[Stream],
+        env: Mapping[str, str] | None,
         cwd: str,
-        env: Mapping[str, str],
-        streams: tuple[Source, Sink, Sink],
+        user: str,
     ) -> Process:
+        self._check_awake()
+        if not argv:
+            raise SandboxError(f"exec in {self._id}: argv is empty")
+        words = [to_text(word) if isinstance(word, bytes) else word for word in argv]
+        who = self._who(user or self._spec.user or self._spec.image.user)
         try:
             return self._machine.spawn(
-                lambda process: execute.run(process, argv),
+                lambda process: execute.run(process, words),
                 who=who,
-                env=self._environment(who, env),
-                cwd=cwd,
+                env=self._environment(who, env or {}),
+                cwd=self._working_folder(cwd, who),
                 fds=dict(enumerate(streams)),
             )
         except BlockingIOError as exc:
             limit = self._spec.resources.pids
             raise SandboxError(
-                f"exec {argv[0]!r} in {self._id}: all {limit} processes of its pids limit are in "
+                f"exec {words[0]!r} in {self._id}: all {limit} processes of its pids limit are in "
                 "use; call kill_all first or raise resources.pids"
             ) from exc
 
@@ -167,8 +194,19 @@ class MemorySandbox:
             raise SandboxError(f"exec in {self._id}: cwd {describe(exc)}") from exc
         return place.path
 
+    async def listen(self, port: int) -> socket.socket:
+        self._check_awake()
+        raise self._lacks("a network", "another engine")
+
+    async def connect(self, port: int) -> socket.socket:
+        self._check_awake()
+        raise self._lacks("a network", "another engine")
+
+    def _lacks(self, what: str, instead: str) -> SandboxError:
+        return SandboxError(f"sandbox {self._id}: the memory engine has no {what}; use {instead}")
+
     async def kill_all(self) -> None:
-        self._check_open()
+        self._check_awake()
         await self._machine.kill_all()
 
     async def limits_hit(self) -> tuple[str, ...]:
@@ -290,7 +328,7 @@ class MemorySandbox:
             raise SandboxError(f"{path} in {self._id}: {describe(exc)}") from exc
 
     def _check_path(self, path: str) -> None:
-        self._check_open()
+        self._check_awake()
         if not path.startswith("/"):
             raise SandboxError(f"{path!r} in {self._id}: not an absolute path")
 
@@ -300,6 +338,11 @@ class MemorySandbox:
         if self._closed:
             raise SandboxLost(f"sandbox {self._id} was closed")
 
+    def _check_awake(self) -> None:
+        self._check_open()
+        if self._machine.frozen:
+            raise SandboxError(f"sandbox {self._id} is suspended: call resume() first")
+
     def copy_root(self) -> Folder:
         """The tree as it stands, independent of what follows."""
         return self._files.copy_root()
@@ -307,6 +350,17 @@ class MemorySandbox:
     async def snapshot(self) -> Image:
         self._check_open()
         return self._keep(self.copy_root(), self._spec.image)
+
+    async def fork(self, count: int) -> list[Sandbox]:
+        return await self._fork(self, count)
+
+    async def suspend(self) -> None:
+        self._check_open()
+        self._machine.freeze(True)
+
+    async def resume(self) -> None:
+        self._check_open()
+        self._machine.freeze(False)
 
     async def end_as_image(self) -> Image:
         self._check_open()
