@@ -99,6 +99,15 @@ def task_source(conf: RunConf) -> TaskSource:
     return cast(TaskSource, plugins.make(plugins.plugin_of(conf.task)))
 
 
+def task_of(conf: RunConf, task_id: str) -> Task:
+    """One task of a run, as `prepare` would have it; ConfigError when it is not among them."""
+    found = [task for task in task_source(conf).load() if task.id == task_id]
+    if not found:
+        raise ConfigError(f"task {task_id} is no more among those of the run's task source")
+    pinned = pin_bases(found, make_engine(conf.engine, owner="plan"))
+    return plan.complete_tasks(pinned, conf.resources, conf.timeouts)[0]
+
+
 def _refuse_unfit(conf: RunConf, loaded: list[Task], found: list[str]) -> None:
     """Agents that cannot do a task, limits that nobody would hold to: said before the run."""
     if _runs_here(conf):
