@@ -70,6 +70,7 @@ def prepare(composed: Composed) -> Job:
             executor=conf.executor,
             store=conf.store,
             keep=Keeping.of(conf),
+            limits_to_hold=plan.limits_to_hold(loaded, conf.resources),
         ),
         store=store,
         state=state,

@@ -45,6 +45,14 @@ class EngineConf:
     max_slots: int = 8_192
     scratch: str = "disk"
     """`disk | tmpfs`: where a sandbox's writes go."""
+    memory_cgroups: str = "auto"
+    """`each | group | auto`: a memory limit by a control group of the sandbox's own, or by one
+    that several share; `auto` shares beyond 2,000 live sandboxes of one worker."""
+    memory_group_size: int = 8
+    """Sandboxes that share one."""
+    memory_reserve_mb: int = 512
+    """With less than this left, the machine's largest sandbox over its own limit is ended; with
+    less than half, the largest one."""
 
 
 @dataclass
@@ -140,6 +148,8 @@ class BlueprintConf:
     """`host | host-frozen | rootfs:/path | rootfs-linked:/path`, told in conf/blueprint."""
     workdir: str = "/app"
     env: dict[str, str] = field(default_factory=dict)
+    sudo: bool = False
+    """Let setuid programs work inside, sudo and su among them."""
 
 
 @dataclass
@@ -201,6 +211,7 @@ def arm_name(settings: Settings) -> str:
 CHOICES = {
     "engine.kind": ("native", "memory"),
     "engine.scratch": ("disk", "tmpfs"),
+    "engine.memory_cgroups": ("each", "group", "auto"),
     "executor.kind": ("ray", "local"),
     "store.format": ("parquet", "arrow"),
     "resources.unenforceable": ("refuse", "record"),
@@ -209,6 +220,7 @@ CHOICES = {
 MAY_BE_ZERO = frozenset(
     {
         "engine.uid_base",
+        "engine.memory_reserve_mb",
         "pool.spares_per_image",
         "pool.max_spares",
         "pool.breaker_pause_s",

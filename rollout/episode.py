@@ -20,6 +20,7 @@ from rollout.config import Keeping, TimeoutsConf
 from rollout.errors import (
     BuildError,
     ModelError,
+    OutOfMemory,
     RolloutError,
     SandboxError,
     SandboxLost,
@@ -121,6 +122,8 @@ class _Episode:
         """What a failure of ours would be called in the stage that runs now."""
         self.stop: StopReason | None = None
         self.error: BaseException | None = None
+        self.limits_run_into = ""
+        """With the kernel's counts, where that explains how the agent ended."""
         self.verdict: Verdict | None = None
         self.box: Sandbox | None = None
         self.scene: Image | None = None
@@ -212,23 +215,37 @@ class _Episode:
                     )
             except TimeoutError:
                 self.stop = StopReason.TIMEOUT
+            except OutOfMemory as exc:
+                self.stop, self.error = StopReason.ERROR, exc
             except (SandboxLost, ModelError):
+                self._tell_alerts()
                 raise
             except Exception as exc:  # noqa: BLE001 - whatever the agent let out is its own error
                 self.stop, self.error = StopReason.ERROR, exc
             self.outcome = await self._agent_outcome(self.stop)
 
     async def _agent_outcome(self, stop: StopReason) -> Outcome:
-        """A limit that was hit explains an agent that ended badly; one that ended well is well."""
+        """A limit that was hit explains an agent that ended badly; one that ended well is well.
+
+        For processes there is no outcome of its own: a program that cannot fork fails as programs
+        do, so it stays `agent_error`, and the error says what was counted.
+        """
         assert self.box is not None
-        hit = await self.box.limits_hit()
-        if hit:
-            self.transcript.event("limit_hit", " ".join(hit))
-        if stop is StopReason.ERROR and "memory" in hit:
+        reasons = await self.box.limit_reasons()
+        self._tell_alerts()
+        for limit, reason in reasons.items():
+            self.transcript.event("limit_hit", f"{limit}: {reason}")
+        if stop is not StopReason.ERROR and not self.box.out_of_memory:
+            return ENDED_AS[stop]
+        self.limits_run_into = "; ".join(f"{limit}: {why}" for limit, why in reasons.items())
+        if "memory" in reasons:
             return Outcome.OUT_OF_MEMORY
-        if stop is StopReason.ERROR and "disk" in hit:
-            return Outcome.OUT_OF_DISK
-        return ENDED_AS[stop]
+        return Outcome.OUT_OF_DISK if "disk" in reasons else ENDED_AS[stop]
+
+    def _tell_alerts(self) -> None:
+        assert self.box is not None
+        for alert in self.box.alerts:
+            self.transcript.event("resource_alert", alert.detail, at=alert.at)
 
     # ---------------------------------------------------------------- scoring
 
@@ -238,22 +255,30 @@ class _Episode:
         return self.task.verifier.mode if asked is ScoreMode.AS_DECLARED else asked
 
     async def _prepare_scene(self) -> None:
-        """Put the scorer's sandbox in `self.box`."""
-        if self._mode is ScoreMode.SHARED:
+        """Put the scorer's sandbox in `self.box`.
+
+        Of an agent that took its sandbox down with it, the files live on: they are in a new
+        sandbox whatever the mode, and the mode begins there.
+        """
+        assert self.box is not None
+        taken_down = self.box.out_of_memory
+        if self._mode is ScoreMode.SHARED and not taken_down:
             return
         with self.transcript.phase("freeze"):
-            assert self.box is not None
-            await collect(self.box, self.task, self.transcript)
-            if self._mode is ScoreMode.FORK:
+            if taken_down:
                 await self._fork_scene()
-            else:
+            await collect(self.box, self.task, self.transcript)
+            if self._mode is ScoreMode.FRESH:
                 await self._fresh_scene()
+            elif self._mode is ScoreMode.FORK and not taken_down:
+                await self._fork_scene()
 
     async def _fork_scene(self) -> None:
         """The agent's files in a new sandbox; of the agent itself nothing runs any more."""
         assert self.box is not None
         spec = self.box.spec
-        await self.box.kill_all()
+        if not self.box.out_of_memory:
+            await self.box.kill_all()
         self.scene = await self.box.end_as_image()
         await self._release()
         await self._claim_spec(replace(spec, image=self.scene))
@@ -321,6 +346,10 @@ class _Episode:
     def _multiplier(self) -> float:
         return self.arm.timeout_multiplier
 
+    @property
+    def _error_text(self) -> str:
+        return "; ".join(filter(None, (str(self.error or ""), self.limits_run_into)))
+
     def _record_failure(self, exc: Exception) -> None:
         """The failure was ours: named by its boundary where that is clear, else by the stage."""
         self.error = exc
@@ -347,7 +376,7 @@ class _Episode:
             worker=self.bench.worker,
             started_at=said.started_at,
             finished_at=finished_at,
-            error=clip(str(self.error or ""), 2_000),
+            error=clip(self._error_text, 2_000),
         )
         return Trajectory(
             run_id=self.bench.run_id,
@@ -357,7 +386,7 @@ class _Episode:
             outcome=self.outcome,
             stop_reason=self.stop,
             error_type=_error_type(self.error),
-            error_message=clip(str(self.error or ""), 4_000),
+            error_message=clip(self._error_text, 4_000),
             reward=verdict.reward if verdict else None,
             scores=verdict.scores if verdict else (),
             scorer_output=clip(output),

@@ -5,6 +5,7 @@
     ├── BuildError       a blueprint could not be made into an image
     ├── SandboxError     a sandbox, its init or its engine failed or broke the protocol
     │   ├── SandboxLost  the sandbox is gone: killed, unreachable or past the host's own deadline
+    │   │   └── OutOfMemory  what ran in it took all of its memory limit and ended it
     │   └── TreeRefused  files out of a sandbox broke a rule (absolute name, `..`, device, bomb)
     ├── AgentError       the agent itself failed; its end state is still scored
     ├── ModelError       the model endpoint failed, after retries
@@ -43,6 +44,12 @@ class SandboxError(RolloutError):
 
 class SandboxLost(SandboxError):
     """The sandbox is gone or no longer answers; nothing about its state can be known."""
+
+
+class OutOfMemory(SandboxLost):
+    """What ran in the sandbox went past its own memory limit, and the whole of it was ended.
+
+    Its files are still there: `Sandbox.end_as_image` keeps them."""
 
 
 class TreeRefused(SandboxError):

@@ -154,23 +154,40 @@ def limit_problems(
     Limits that came with imported tasks, and this package's own defaults, are only recorded.
     `tasks` are as loaded, before `complete_tasks`.
     """
-    if resources.unenforceable == "record":
-        return []
-    found = [
-        f"resources.{name}={getattr(resources, name)}"
-        for name, limit in LIMIT_OF.items()
-        if limit not in enforced and getattr(resources, name) not in (None, _DEFAULTS[name])
-    ]
-    found += [
-        f"task {task.id}: {name}={getattr(task.blueprint.resources, name)}"
-        for task in tasks
-        for name, limit in LIMIT_OF.items()
-        if not task.limits_imported
-        and limit not in enforced
-        and getattr(task.blueprint.resources, name) is not None
-    ]
     hint = "cannot be enforced here; leave it off, or resources.unenforceable=record"
-    return [f"{line} {hint} (engine {engine})" for line in found]
+    return [
+        f"{line} {hint} (engine {engine})"
+        for line, limit in _written_limits(tasks, resources)
+        if limit not in enforced
+    ]
+
+
+def limits_to_hold(tasks: Iterable[Task], resources: ResourcesConf) -> tuple[str, ...]:
+    """Limits that each worker's engine must be able to enforce, by the engines' names."""
+    return tuple(sorted({limit for _, limit in _written_limits(tasks, resources)}))
+
+
+def _written_limits(tasks: Iterable[Task], resources: ResourcesConf) -> Iterator[tuple[str, str]]:
+    """Each limit that somebody wrote and wants held, as people know it, and its name."""
+    if resources.unenforceable == "record":
+        return
+    for name, limit in LIMIT_OF.items():
+        if getattr(resources, name) not in (None, _DEFAULTS[name]):
+            yield f"resources.{name}={getattr(resources, name)}", limit
+    for task in tasks:
+        for where, blueprint in _own_blueprints(task):
+            for name, limit in LIMIT_OF.items():
+                if (amount := getattr(blueprint.resources, name)) is not None:
+                    yield f"{where}: {name}={amount}", limit
+
+
+def _own_blueprints(task: Task) -> Iterator[tuple[str, Blueprint]]:
+    """Those whose limits somebody wrote here, each with its name for people."""
+    if task.limits_imported:
+        return
+    yield f"task {task.id}", task.blueprint
+    if task.verifier.blueprint is not None:
+        yield f"verifier of task {task.id}", task.verifier.blueprint
 
 
 _DEFAULTS = {item.name: item.default for item in fields(ResourcesConf)}

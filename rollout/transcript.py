@@ -42,8 +42,8 @@ class Transcript:
     def step(self, step: AgentStep) -> None:
         self.steps.append(step)
 
-    def event(self, kind: str, detail: str) -> Event:
-        event = Event(at=now(), kind=kind, detail=clip(detail, 2_000))
+    def event(self, kind: str, detail: str, *, at: datetime | None = None) -> Event:
+        event = Event(at=at or now(), kind=kind, detail=clip(detail, 2_000))
         self.events.append(event)
         return event
 

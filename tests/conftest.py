@@ -23,10 +23,15 @@ BUCKET = "rollout-tests"
 def _native_missing() -> str:
     """Why the native engine cannot run here; empty if it can."""
     if os.geteuid() != 0:
-        return "needs root"
+        return "" if _may_have_user_namespaces() else "needs root, or user namespaces for users"
     if not Path("/sys/fs/cgroup").exists():
         return "needs cgroups mounted at /sys/fs/cgroup"
     return ""
+
+
+def _may_have_user_namespaces() -> bool:
+    done = subprocess.run(["unshare", "--user", "--map-root-user", "true"], capture_output=True)
+    return done.returncode == 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,6 +27,7 @@ from rollout.types import (
     Resources,
     Task,
     Tree,
+    Verifier,
     group_id,
     trajectory_id,
 )
@@ -170,6 +171,9 @@ def test_limits_people_wrote_must_hold_and_imported_ones_are_recorded() -> None:
     assert found[0].startswith("task ours: disk_mb=10 cannot be enforced")
     (asked,) = limit_problems([theirs], ResourcesConf(cpu=1.5), "native", can)
     assert asked.startswith("resources.cpu=1.5 cannot be enforced")
+    judge = task("judged", verifier=Verifier(blueprint=Blueprint(resources=Resources(disk_mb=9))))
+    (of_verifier,) = limit_problems([judge], ResourcesConf(), "native", can)
+    assert of_verifier.startswith("verifier of task judged: disk_mb=9 cannot be enforced")
     relaxed = ResourcesConf(cpu=1.5, unenforceable="record")
     assert limit_problems([ours, theirs], relaxed, "native", can) == []
 

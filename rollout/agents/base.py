@@ -29,7 +29,8 @@ class Agent(Protocol):
     """Works on one task in one sandbox until it is done or the deadline passes.
 
     An escape is classified by its type: AgentError and anything untyped ends as `agent_error`
-    (scored), ModelError as `model_error`, SandboxLost as `sandbox_lost`.
+    (scored), OutOfMemory as `out_of_memory` (scored), ModelError as `model_error`, any other
+    SandboxLost as `sandbox_lost`.
     """
 
     @property

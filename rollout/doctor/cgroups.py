@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rollout.doctor.base import Finding, Wishes, fail, ok, warn
 from rollout.errors import SandboxError
-from rollout.sandbox.cgroups import CONTROLLERS, CgroupPlan, Cgroups, Hierarchies
+from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
+from rollout.sandbox.controllers import CONTROLLERS
 from rollout.types import Resources
 
 ANSWER_WITHIN_S = 2.0

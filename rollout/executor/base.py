@@ -39,6 +39,9 @@ class RunPlan:
     executor: ExecutorConf
     store: StoreConf
     keep: Keeping = Keeping()
+    limits_to_hold: tuple[str, ...] = ()
+    """Of `cpu memory disk pids`: a worker whose engine cannot enforce one of these does not work.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +112,7 @@ class Progress:
     pending: int = 0
     workers: int = 0
     counts: dict[str, float] = field(default_factory=dict)
-    """Summed over workers: `warm creating claimed …`."""
+    """Summed over workers: `warm creating claimed resource_alerts …`."""
     outcomes: dict[str, int] = field(default_factory=dict)
     """Of committed rows."""
     arms: dict[str, tuple[int, int, float]] = field(default_factory=dict)

@@ -31,7 +31,12 @@ class RayMeter:
         self._attempts = Counter(
             "rollout_attempts", "Ended attempts by outcome.", ("run", "worker", "outcome")
         )
-        for metric in (self._sandboxes, self._stages, self._attempts):
+        self._alerts = Counter(
+            "rollout_resource_alerts",
+            "Sandboxes that came near a limit, by resource.",
+            ("run", "worker", "resource"),
+        )
+        for metric in (self._sandboxes, self._stages, self._attempts, self._alerts):
             metric.set_default_tags(where)
 
     def ended(self, trajectory: Trajectory) -> None:
@@ -39,6 +44,9 @@ class RayMeter:
         for phase in trajectory.phases:
             # A histogram takes only values above zero; a stage may be shorter than a tick.
             self._stages.observe(max(phase.ms / 1000, 1e-6), {"stage": phase.name})
+        for event in trajectory.events:
+            if event.kind == "resource_alert":
+                self._alerts.inc(1.0, {"resource": event.detail.partition(" ")[0]})
 
     def observe(self, counts: Mapping[str, float]) -> None:
         for state in SANDBOX_STATES:

@@ -20,7 +20,7 @@ from rollout.dataset.base import CommitReply, CommitRequest
 from rollout.dataset.store import Store, open_store
 from rollout.dataset.writer import DatasetWriter
 from rollout.episode import Bench, Ended, run_episode
-from rollout.errors import RolloutError
+from rollout.errors import ConfigError, RolloutError
 from rollout.executor.admission import Admission, demand_of
 from rollout.executor.base import Coordinator, Heartbeat, HeartbeatReply, LeaseReply, RunPlan
 from rollout.executor.engines import make_engine
@@ -78,6 +78,8 @@ class Worker:
         self._buffered: set[str] = set()
         """Ids with a row in the writer that is not committed yet."""
         self._counts: dict[str, float] = {}
+        self._alerts = 0
+        """Resource alerts of ended attempts."""
         self._changed = asyncio.Event()
         self._draining = False
         self._stopped = asyncio.Event()
@@ -125,6 +127,7 @@ class Worker:
         self._engine = make_engine(plan.engine, f"{plan.run_id}-{self._name}")
         stack.push_async_callback(lambda: shielded(self._engine.close()))
         await self._engine.start()
+        self._check_limits()
         capacity = Capacity.of_machine(plan.engine.root_dir, self._share)
         self._pool = WarmPool(self._engine, plan.pool, capacity)
         stack.push_async_callback(lambda: shielded(self._pool.close()))
@@ -142,6 +145,16 @@ class Worker:
         )
         stack.push_async_callback(self._end_helpers)
         self._helpers = [asyncio.create_task(self._observe())]
+
+    def _check_limits(self) -> None:
+        """Again, since the plan was made on another machine, or before the engine had started."""
+        missing = sorted(set(self._plan.limits_to_hold) - self._engine.limits)
+        if missing:
+            raise ConfigError(
+                f"engine {self._engine.name} on node {self._node} cannot enforce limits that "
+                f"somebody wrote: {', '.join(missing)}; see `python -m rollout doctor` there, "
+                "leave them off, or write resources.unenforceable=record"
+            )
 
     def _start_pulse(self, stack: AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()
@@ -293,6 +306,7 @@ class Worker:
         """A row, or word of an attempt that will be made again."""
         row, name = ended.trajectory, lease.spec.trajectory_id
         self._meter.ended(row)
+        self._alerts += sum(event.kind == "resource_alert" for event in row.events)
         if not (row.outcome.scored or lease.last or lease.record_only):
             await self._coordinator.attempt_failed(self._name, name, row.attempts[-1])
             return
@@ -357,6 +371,7 @@ class Worker:
             self._counts = {
                 "running": float(len(self._running)),
                 "buffered_rows": float(self._writer.buffered_rows),
+                "resource_alerts": float(self._alerts),
                 **self._pool.counts(),
             }
             self._meter.observe(self._counts)

@@ -165,6 +165,8 @@ def _alive(progress: Progress) -> str:
     counts |= {
         name: progress.counts[name] for name in ("warm", "creating") if name in progress.counts
     }
+    if alerts := progress.counts.get("resource_alerts"):
+        counts["resource alerts"] = alerts
     return ", ".join(f"{name} {count:.0f}" for name, count in counts.items())
 
 

@@ -7,6 +7,7 @@ Every byte that comes back is hostile: bounded, typed, never followed as a path 
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -77,7 +78,26 @@ class SandboxSpec:
             user=blueprint.user,
             resources=blueprint.resources,
             network=blueprint.network,
+            sudo=blueprint.sudo,
         )
+
+
+ALERT_LEVELS = (90, 80)
+"""Percent of a limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceAlert:
+    """A sandbox came near one of its limits. Each level of each is told once: the higher of the
+    two where both were passed since the last look."""
+
+    at: datetime
+    resource: str
+    """Of `cpu memory pids disk`."""
+    level: int
+    """One of `ALERT_LEVELS`."""
+    detail: str
+    """How much is used of how much, in words."""
 
 
 class Process(Protocol):
@@ -126,7 +146,8 @@ class Process(Protocol):
 class Sandbox(Protocol):
     """A live isolated computer. Any call may raise SandboxLost; none may hang past its deadline.
 
-    While it is suspended, only `snapshot`, `fork`, `resume`, `end_as_image` and `close` work.
+    While it is suspended, all that needs it to run is refused at once; `snapshot`, `fork`,
+    `end_as_image`, `limits_hit` and `close` work.
     """
 
     @property
@@ -138,7 +159,14 @@ class Sandbox(Protocol):
 
     @property
     def limits_enforced(self) -> tuple[str, ...]:
-        """Which of `cpu memory pids disk` hold in this sandbox, of those asked for."""
+        """Which of `cpu memory pids disk` hold in this sandbox, of those asked for.
+
+        `memory (group)` where it holds for a group of sandboxes and for each single process.
+        """
+
+    @property
+    def alerts(self) -> tuple[ResourceAlert, ...]:
+        """Told so far, oldest first."""
 
     async def exec(
         self,
@@ -221,6 +249,16 @@ class Sandbox(Protocol):
     async def limits_hit(self) -> tuple[str, ...]:
         """Which of `memory pids disk` were run into so far, as the kernel counted."""
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether what ran in it took its whole memory limit and ended all of it: OutOfMemory."""
+
+    async def limit_reasons(self) -> Mapping[str, str]:
+        """For each of `limits_hit`, in words: what was counted, the limit, how much is used.
+
+        It may be asked of a sandbox that is lost, too.
+        """
+
     async def snapshot(self) -> Image:
         """The file system as it stands, as an image; the sandbox goes on."""
 
@@ -241,7 +279,10 @@ class Sandbox(Protocol):
         """Let its processes go on; idempotent."""
 
     async def end_as_image(self) -> Image:
-        """End the sandbox and keep its file system as an image, without copying it."""
+        """End the sandbox and keep its file system as an image, without copying it.
+
+        Of one that is OutOfMemory, too; any other that is lost has no state to be trusted.
+        """
 
     async def close(self) -> None:
         """End the sandbox and everything of it; idempotent, bounded, never raises SandboxError."""
@@ -259,11 +300,14 @@ class Engine(Protocol):
 
     @property
     def limits(self) -> frozenset[str]:
-        """Which of `cpu memory pids disk` this engine can enforce on this machine."""
+        """Which of `cpu memory pids disk` this engine can enforce on this machine.
+
+        Before `start` only as far as can be seen without making anything.
+        """
 
     @property
     def features(self) -> frozenset[str]:
-        """Which of `pty ports` its sandboxes have."""
+        """Which of `pty ports users` its sandboxes have; `users`: more than their root."""
 
     async def start(self) -> None:
         """Take ownership, sweep what dead owners left, make ready to create."""

@@ -5,7 +5,6 @@ the machine gives it. A limit costs a directory only where it was asked for. All
 `rollout/<owner>/` of each hierarchy, so that a sweep finds it by its owner.
 """
 
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -14,12 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rollout.errors import SandboxError
+from rollout.sandbox.controllers import (
+    CONTROLLERS,
+    MIB,
+    CpuLimit,
+    Limit,
+    MemoryLimit,
+    PidsLimit,
+    held_by_processes,
+    held_in,
+    read_key,
+    write_text,
+)
+from rollout.sandbox.memory_groups import MemoryGroup, MemoryGroups, hand_down
 from rollout.types import Resources
 
 FOLDER = "rollout"
-CONTROLLERS = ("cpu", "memory", "pids")
-PERIOD_US = 100_000
-LEAST_QUOTA_US = 1_000
+UNLIMITED = "unlimited"
+"""Of sandboxes without a memory limit, where version 2 has the memory controller."""
+EACH_UP_TO = 2_000
+"""Live memory directories of one owner from which on `auto` makes groups: each costs 22 KiB, and
+16 bytes for each file system that was ever mounted at one time, of which a sandbox has four."""
 NO_PROCESSES_TIMEOUT_S = 10.0
 
 
@@ -65,12 +79,25 @@ class Hierarchies:
         """Kill whatever runs below this owner and remove its directories. Blocks, bounded."""
         top = self.v2 / FOLDER / owner
         if top.is_dir():
-            _write(top / "cgroup.kill", "1")
+            write_text(top / "cgroup.kill", "1")
             _await_empty(top)
         for point in self.mount_points:
             _remove_directories(point / FOLDER / owner)
             with suppress(OSError):  # other owners are still below it
                 (point / FOLDER).rmdir()
+
+
+def limits_in_sight(mounts: Path = Path("/proc/self/mounts")) -> frozenset[str]:
+    """Limits whose control groups seem to be there and writable; nothing is made."""
+    try:
+        trees = Hierarchies.of_machine(mounts)
+        in_v2 = (trees.v2 / "cgroup.controllers").read_text().split()
+    except (SandboxError, OSError):
+        return frozenset()
+    places = {**dict.fromkeys(in_v2, trees.v2), **trees.v1}
+    return frozenset(
+        name for name in CONTROLLERS if name in places and os.access(places[name], os.W_OK)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,25 +106,39 @@ class CgroupPlan:
 
     v2: Path
     joins: tuple[Path, ...] = ()
+    """Version 1 directories of its own."""
+    shared: tuple[Path, ...] = ()
+    """Version 1 directories that it joins and others use as well."""
     writes: tuple[tuple[Path, str], ...] = ()
-    enforced: tuple[str, ...] = ()
-    counters: tuple[tuple[str, Path, str], ...] = ()
-    """(limit, file, key): the limit was run into if that key of that file is not 0."""
+    limits: tuple[Limit, ...] = ()
+    """Those that hold."""
+    data_limit_bytes: int = 0
+    """RLIMIT_DATA of each process; 0 for none."""
+    process_limit: int = 0
+    """RLIMIT_NPROC of its user namespace; 0 for none."""
+
+    @property
+    def enforced(self) -> tuple[str, ...]:
+        return tuple(limit.told for limit in self.limits)
 
     def freeze(self, frozen: bool) -> None:
-        _write(self.v2 / "cgroup.freeze", "1" if frozen else "0")
+        write_text(self.v2 / "cgroup.freeze", "1" if frozen else "0")
 
     @property
     def frozen(self) -> bool:
-        return _read_key(self.v2 / "cgroup.events", "frozen") != 0
+        return read_key(self.v2 / "cgroup.events", "frozen") != 0
 
     def kill(self) -> None:
         """Kill all in it; fine if it is gone."""
         if self.v2.is_dir():
-            _write(self.v2 / "cgroup.kill", "1")
+            write_text(self.v2 / "cgroup.kill", "1")
 
-    def limits_hit(self) -> tuple[str, ...]:
-        return tuple(limit for limit, file, key in self.counters if _read_key(file, key))
+    def held_bytes(self, files_bytes: int, *, closer: bool = False) -> int:
+        """Memory that would be free without this sandbox, whose tmpfs holds so much. Blocks."""
+        for limit in self.limits:
+            if isinstance(limit, MemoryLimit):
+                return held_in(limit.folder, in_v2=limit.in_v2)
+        return held_by_processes(self.v2, closer=closer) + files_bytes
 
     @property
     def directories(self) -> tuple[Path, ...]:
@@ -108,15 +149,24 @@ class CgroupPlan:
 class Cgroups:
     """The control groups of one owner."""
 
-    def __init__(self, hierarchies: Hierarchies, owner: str) -> None:
+    def __init__(
+        self, hierarchies: Hierarchies, owner: str, *, memory: str = "each", group_size: int = 8
+    ) -> None:
+        """`memory`: `each | group | auto`, as in the config."""
         self._hierarchies = hierarchies
         self._owner = owner
+        self._top = hierarchies.v2 / FOLDER / owner
+        self._mode = memory
+        self._group_size = group_size
+        self._shared: MemoryGroups | None = None
+        self._alone: set[str] = set()
+        """Sandboxes with a memory directory of their own."""
         self._in_v2: frozenset[str] = frozenset()
         self._in_v1: dict[str, Path] = {}
 
     def prepare(self) -> None:
         """Make the owner's directories and find out which limits hold."""
-        top = self._hierarchies.v2 / FOLDER / self._owner
+        top = self._top
         try:
             _make_directory(top)
         except OSError as exc:
@@ -125,6 +175,8 @@ class Cgroups:
                 "/sys/fs/cgroup writable or run it privileged"
             ) from exc
         self._in_v2 = self._delegate(top)
+        if "memory" in self._in_v2:
+            hand_down(top / UNLIMITED, self._in_v2 - {"memory"})
         for name, point in self._hierarchies.v1.items():
             try:
                 _make_directory(point / FOLDER / self._owner)
@@ -138,7 +190,7 @@ class Cgroups:
         for folder in (self._hierarchies.v2, top.parent, top):
             for name in sorted(usable & set(CONTROLLERS)):
                 try:
-                    _write(folder / "cgroup.subtree_control", f"+{name}")
+                    write_text(folder / "cgroup.subtree_control", f"+{name}")
                 except OSError:
                     usable.discard(name)
         return frozenset(usable & set(CONTROLLERS))
@@ -149,86 +201,77 @@ class Cgroups:
 
     def adopt(self, pid: int) -> None:
         """Put the launcher below the owner, so that ending the owner ends it too."""
-        folder = self._hierarchies.v2 / FOLDER / self._owner / "launcher"
+        folder = self._top / "launcher"
         folder.mkdir(exist_ok=True)
-        _write(folder / "cgroup.procs", str(pid))
+        write_text(folder / "cgroup.procs", str(pid))
 
     def plan(self, sandbox: str, resources: Resources) -> CgroupPlan:
+        """Makes directories only where sandboxes share one; the launcher makes the others."""
         asked = {
             name: amount
             for name in CONTROLLERS
             if (amount := getattr(resources, name if name != "memory" else "memory_mb")) is not None
         }
-        v2 = self._hierarchies.v2 / FOLDER / self._owner / sandbox
+        held = [name for name in asked if name in self.limits]
+        group: MemoryGroup | None = None
+        if "memory" in held and self._in_group():
+            group = self._groups().join(sandbox, resources.memory_mb or 0)
+        elif "memory" in held:
+            self._alone.add(sandbox)
+        v2 = self._home(group, alone="memory" in held) / sandbox
         joins: dict[Path, None] = {}
         writes: list[tuple[Path, str]] = []
-        counters: list[tuple[str, Path, str]] = []
-        enforced: list[str] = []
-        for name, amount in asked.items():
-            if name in self._in_v2:
-                settings, folder = _settings_v2(name, amount), v2
-            elif name in self._in_v1:
-                folder = self._in_v1[name] / sandbox
-                settings = _settings_v1(name, amount, self._in_v1[name])
-                joins[folder] = None
-            else:
+        limits: list[Limit] = []
+        for name in held:
+            if name == "memory" and group is not None:
+                writes += group.raise_writes()
+                limits.append(group.limit_of(sandbox, v2))
                 continue
-            enforced.append(name)
-            writes += [(folder / file, value) for file, value in settings]
-            counters += _counters(name, folder, in_v2=name in self._in_v2)
+            in_v2 = name in self._in_v2
+            folder = v2 if in_v2 else self._in_v1[name] / sandbox
+            if not in_v2:
+                joins[folder] = None
+            limit = _limit(name, asked[name], folder, in_v2=in_v2)
+            writes += limit.writes
+            limits.append(limit)
         return CgroupPlan(
             v2=v2,
             joins=tuple(joins),
+            shared=(group.folder,) if group is not None and not group.in_v2 else (),
             writes=tuple(writes),
-            enforced=tuple(enforced),
-            counters=tuple(counters),
+            limits=tuple(limits),
+            data_limit_bytes=(resources.memory_mb or 0) * MIB if group is not None else 0,
         )
 
+    def leave(self, sandbox: str) -> MemoryGroup | None:
+        """The sandbox has ended; its memory group, if it was in one, to settle or to remove."""
+        self._alone.discard(sandbox)
+        return self._groups().leave(sandbox) if self._shared is not None else None
 
-def _settings_v2(name: str, amount: float) -> list[tuple[str, str]]:
+    def _in_group(self) -> bool:
+        return self._mode == "group" or (self._mode == "auto" and len(self._alone) >= EACH_UP_TO)
+
+    def _groups(self) -> MemoryGroups:
+        if self._shared is None:
+            in_v2 = "memory" in self._in_v2
+            top = self._top if in_v2 else self._in_v1["memory"]
+            self._shared = MemoryGroups(top, self._in_v2, size=self._group_size)
+        return self._shared
+
+    def _home(self, group: MemoryGroup | None, *, alone: bool) -> Path:
+        """Where the version 2 directory goes: a controller that version 2 hands to a folder, all
+        its children have, and memory is the one that costs."""
+        if "memory" not in self._in_v2 or (alone and group is None):
+            return self._top
+        return group.folder if group is not None else self._top / UNLIMITED
+
+
+def _limit(
+    name: str, amount: float, folder: Path, *, in_v2: bool
+) -> CpuLimit | MemoryLimit | PidsLimit:
     if name == "memory":
-        return [("memory.max", str(int(amount) << 20)), ("memory.swap.max", "0")]
-    if name == "pids":
-        return [("pids.max", str(int(amount) + 1))]
-    return [("cpu.max", f"{_quota_us(amount)} {PERIOD_US}")]
-
-
-def _settings_v1(name: str, amount: float, parent: Path) -> list[tuple[str, str]]:
-    if name == "memory":
-        bytes_ = str(int(amount) << 20)
-        swap = "memory.memsw.limit_in_bytes"
-        settings = [("memory.limit_in_bytes", bytes_)]
-        return [*settings, (swap, bytes_)] if (parent / swap).exists() else settings
-    if name == "pids":
-        # The init is one of them and no part of what was asked for.
-        return [("pids.max", str(int(amount) + 1))]
-    return [("cpu.cfs_period_us", str(PERIOD_US)), ("cpu.cfs_quota_us", str(_quota_us(amount)))]
-
-
-def _quota_us(cores: float) -> int:
-    return max(LEAST_QUOTA_US, math.ceil(cores * PERIOD_US))
-
-
-def _counters(name: str, folder: Path, *, in_v2: bool) -> list[tuple[str, Path, str]]:
-    if name == "memory":
-        file = folder / ("memory.events" if in_v2 else "memory.oom_control")
-        return [("memory", file, "oom_kill")]
-    if name == "pids":
-        return [("pids", folder / "pids.events", "max")]
-    return []
-
-
-def _read_key(file: Path, key: str) -> int:
-    try:
-        lines = file.read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), 0)
-
-
-def _write(file: Path, text: str) -> None:
-    with file.open("w") as handle:
-        handle.write(text)
+        return MemoryLimit(folder, int(amount), in_v2)
+    return PidsLimit(folder, int(amount)) if name == "pids" else CpuLimit(folder, amount, in_v2)
 
 
 def _directories(folder: Path) -> Iterator[Path]:
@@ -250,7 +293,7 @@ def _make_directory(folder: Path) -> None:
 
 def _await_empty(folder: Path) -> None:
     deadline = time.monotonic() + NO_PROCESSES_TIMEOUT_S
-    while _read_key(folder / "cgroup.events", "populated") and time.monotonic() < deadline:
+    while read_key(folder / "cgroup.events", "populated") and time.monotonic() < deadline:
         time.sleep(0.002)
 
 

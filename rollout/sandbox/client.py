@@ -4,11 +4,14 @@
 call has a deadline of the host's own, so that a frozen or hostile init costs that and no more.
 """
 
+import asyncio
 import errno
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TypeVar
 
+from rollout.aio import Deadline
 from rollout.errors import SandboxError, TreeRefused
 from rollout.sandbox import wire
 from rollout.sandbox.base import (
@@ -24,10 +27,13 @@ from rollout.sandbox.process import Process, run_process, timeout_ms
 from rollout.sandbox.trees import TreeReader, check_tree, tree_frames
 from rollout.types import Tree
 
+T = TypeVar("T")
+
 FILE_TIMEOUT_S = 120.0
 """Default deadline of one file operation."""
 SHORT_TIMEOUT_S = 10.0
 """Default deadline of what takes no time by itself."""
+_MANY_ENTRIES = 2000
 _TOO_MUCH = frozenset({errno.EFBIG, errno.E2BIG, errno.ELOOP, errno.ENAMETOOLONG})
 
 
@@ -114,28 +120,26 @@ class InitClient:
         self, path: str, *, limit_bytes: int = FILE_LIMIT_BYTES, timeout_s: float = FILE_TIMEOUT_S
     ) -> bytes:
         """A whole regular file; FileNotFoundError if none, SandboxError if longer or no file."""
-        pieces: list[bytes] = []
-        size = 0
+        content = bytearray()
 
         def on_frame(kind: int, payload: bytes) -> bool:
-            nonlocal size
+            nonlocal content
             if kind == wire.Out.OK:
                 return True
             if kind == wire.Out.ERROR:
                 raise _found_nothing(path, payload)
             if kind != wire.Out.DATA or not payload:
                 raise unexpected(kind, payload)
-            size += len(payload)
-            if size > limit_bytes:
+            content += payload
+            if len(content) > limit_bytes:
                 raise SandboxError(f"more than the {limit_bytes} bytes allowed")
-            pieces.append(payload)
             return False
 
         request = wire.file_request(wire.Op.READ_FILE, path, limit_bytes=limit_bytes)
         async with Link(f"read {path}", on_frame, deadline_s=timeout_s) as link:
             await link.start(self._path, request)
             await link.finished()
-        return b"".join(pieces)
+        return bytes(content)
 
     async def write_file(
         self,
@@ -154,9 +158,14 @@ class InitClient:
         self, tree: Tree, dest: str, *, owner: str = "", timeout_s: float = FILE_TIMEOUT_S
     ) -> None:
         """Lay `tree` over the folder `dest`, made if missing; `owner` is `user[:group]`."""
-        check_tree(tree)
+
+        def checked() -> Iterable[bytes]:
+            check_tree(tree)
+            return tree_frames(tree)
+
         request = wire.file_request(wire.Op.UNPACK_TREE, dest, owner=owner)
-        await self._plain(f"put tree at {dest}", request, tree_frames(tree), timeout_s)
+        source = await _aside(len(tree.entries), checked)
+        await self._plain(f"put tree at {dest}", request, source, timeout_s)
 
     async def get_tree(
         self,
@@ -186,7 +195,7 @@ class InitClient:
         async with Link(f"get tree {path}", on_frame, deadline_s=timeout_s) as link:
             await link.start(self._path, request)
             await link.finished()
-        return reader.tree()
+        return await _aside(reader.entries, reader.tree)
 
     async def remove(self, path: str, *, timeout_s: float = FILE_TIMEOUT_S) -> None:
         """Remove a file or a folder with all below it, following no link; fine if missing."""
@@ -208,9 +217,10 @@ class InitClient:
     async def connect(self, port: int, *, timeout_s: float = SHORT_TIMEOUT_S) -> socket.socket:
         """A socket connected to the sandbox's 127.0.0.1:`port`."""
         doing = f"connect to {port}"
+        deadline = Deadline.after(timeout_s)
         request = wire.port_request(wire.Op.CONNECT, port)
         sock = await take_socket(self._path, doing, request, listening=False, timeout_s=timeout_s)
-        await established(sock, doing, timeout_s)
+        await established(sock, doing, deadline.left_s)
         return sock
 
     async def _plain(
@@ -219,6 +229,11 @@ class InitClient:
         async with Link(doing, ok_or_error, deadline_s=timeout_s) as link:
             await link.start(self._path, request, source)
             await link.finished()
+
+
+async def _aside(entries: int, work: Callable[[], T]) -> T:
+    """What takes long for many entries is done in a thread: a loop has others to serve."""
+    return work() if entries < _MANY_ENTRIES else await asyncio.to_thread(work)
 
 
 def _found_nothing(path: str, payload: bytes) -> Exception:

@@ -21,8 +21,8 @@ from rollout.aio import Deadline
 from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.bases import HOST
 from rollout.sandbox.flatten import merge
-from rollout.sandbox.owner import remove_tree
-from rollout.sandbox.skeleton import digest_of_tree, make_skeleton
+from rollout.sandbox.owner import owning, remove_tree
+from rollout.sandbox.skeleton import digest_of_tree, make_folders_of, make_skeleton
 from rollout.sandbox.survey import COVERED
 
 BUILD_WAIT_TIMEOUT_S = 3600.0
@@ -148,9 +148,11 @@ class ImageStore:
         made.mkdir(mode=0o755)
         try:
             make_skeleton(made / "root")
-            self.seal(made, Layer(live_usr=True))
             name = f"base/{HOST}-{digest_of_tree(made / 'root')[:16]}"
             if not self.has(name):
+                if os.geteuid() != 0:
+                    make_folders_of(Path("/usr"), made / "usr")
+                self.seal(made, Layer(live_usr=True))
                 self.publish(made, name)
         finally:
             remove_tree(made)
@@ -171,7 +173,7 @@ async def take_upper(source: Path, target: Path, *, copy: bool) -> None:
         return
     command = ("cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target))
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        *owning(command), stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
     try:
         _, errors = await process.communicate()

@@ -45,6 +45,7 @@ class Launcher:
         self._ready: asyncio.Future[str] | None = None
         self._creating: dict[str, asyncio.Future[tuple[int, int]]] = {}
         self._living: dict[str, asyncio.Future[int | None]] = {}
+        self._holding: dict[str, asyncio.Future[None]] = {}
 
     @property
     def alive(self) -> bool:
@@ -95,6 +96,13 @@ class Launcher:
         async with asyncio.timeout(END_TIMEOUT_S):
             await asyncio.shield(ended)
 
+    def hold(self, sandbox: str, still: bool) -> "asyncio.Future[None]":
+        """Stop all of its processes, or let them go on; done once they have been signaled."""
+        signaled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._holding[sandbox] = signaled
+        self._process.send(f"{'stop' if still else 'continue'}\t{sandbox}")
+        return signaled
+
     def forget(self, sandbox: str) -> None:
         """Let the scratch of an ended sandbox go."""
         if self.alive:
@@ -113,6 +121,11 @@ class Launcher:
                 _settle(self._creating.pop(sandbox), (int(pid), int(scratch)))
             case ["exited", sandbox, status]:
                 _settle(self._living.pop(sandbox), int(status))
+            case ["signaled", sandbox, trouble]:
+                if trouble:
+                    log.warning("sandbox %s: %s", sandbox, trouble)
+                if signaled := self._holding.pop(sandbox, None):
+                    _settle(signaled, None)
             case ["error", sandbox, text] if sandbox in self._creating:
                 created = self._creating.pop(sandbox)
                 _settle(self._living.pop(sandbox), None)

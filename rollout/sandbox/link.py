@@ -79,7 +79,10 @@ class Link:
 
     async def start(self, path: str, request: bytes, source: Iterable[bytes] = ()) -> None:
         """Connect and send `request`; `source` follows it piece by piece as the init takes it."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as exc:
+            raise SandboxError(f"{self._doing}: no socket for it: {exc.strerror}") from exc
         self._sock = sock
         try:
             while not _connected(sock, path):
@@ -206,6 +209,9 @@ class Link:
             return
         except OSError as exc:
             self.fail(SandboxLost(f"{self._doing}: {exc.strerror}"))
+            return
+        if self.descriptors and len(self.descriptors) > 1:
+            self.fail(SandboxError(f"{self._doing}: init passed more descriptors than one"))
             return
         if not data:
             self.fail(SandboxLost(f"{self._doing}: its init hung up before the end"))

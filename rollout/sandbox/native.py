@@ -22,7 +22,7 @@ from rollout.config import EngineConf
 from rollout.errors import BuildError, ConfigError, SandboxError
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.bases import HOST, KINDS, parse_base
-from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
+from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies, limits_in_sight
 from rollout.sandbox.chains import Chains
 from rollout.sandbox.clearer import Clearer
 from rollout.sandbox.export import export_layer
@@ -42,12 +42,30 @@ from rollout.sandbox.owner import Owner, Slots, remove_tree
 from rollout.sandbox.restore import restore_layer
 from rollout.sandbox.rootfs import BaseLayers
 from rollout.sandbox.steps import apply_steps, changes_files, image_settings
+from rollout.sandbox.unprivileged import (
+    LIMITS_OF_USER,
+    NoCgroups,
+    NoHierarchies,
+    OneId,
+    folder_of_user,
+    is_ordinary_user,
+)
+from rollout.sandbox.watcher import Watcher
 from rollout.types import Blueprint, digest_of
 
 NAME = "native"
-FEATURES = frozenset({"pty", "ports"})
+FEATURES = frozenset({"pty", "ports", "users"})
 LEAST_KERNEL = (5, 19)
 """Overlays of id-mapped layers."""
+NEEDS = (
+    "real root, overlayfs, and engine.root_dir and /usr on a file system with id-mapped mounts; "
+    "in a container, run it privileged with a volume as engine.root_dir"
+)
+NEEDS_OF_USER = (
+    "user namespaces for ordinary users (kernel.apparmor_restrict_unprivileged_userns=0 on "
+    "Ubuntu), a /proc that nothing covers, and engine.root_dir on a file system with user xattrs; "
+    "or run it as root"
+)
 CREATE_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 60.0
 
@@ -71,9 +89,10 @@ class NativeEngine:
     def __init__(self, conf: EngineConf, *, owner: str = "") -> None:
         self._conf = conf
         self._label = owner or "engine"
-        self._root_dir = Path(conf.root_dir).absolute()
+        self._ordinary = is_ordinary_user()
+        self._root_dir = folder_of_user(conf.root_dir, EngineConf.root_dir)
         self._store = ImageStore(self._root_dir)
-        self._slots = Slots(uid_base=conf.uid_base, max_slots=conf.max_slots)
+        self._slots = OneId() if self._ordinary else Slots(conf.uid_base, conf.max_slots)
         self._owner: Owner | None = None
         self._folder_fd = -1
         self._hierarchies: Hierarchies | None = None
@@ -82,6 +101,9 @@ class NativeEngine:
         self._clearer: Clearer | None = None
         self._launching = asyncio.Lock()
         self._live: dict[str, NativeSandbox] = {}
+        self._watcher = Watcher(
+            lambda: list(self._live.values()), reserve_mb=conf.memory_reserve_mb
+        )
         self._lineage = Lineage()
         self._chains = Chains(self._flatten)
         self._base = ""
@@ -98,12 +120,15 @@ class NativeEngine:
 
     @property
     def limits(self) -> frozenset[str]:
-        held = self._cgroups.limits if self._cgroups else frozenset()
+        if self._ordinary:
+            held = LIMITS_OF_USER
+        else:
+            held = self._cgroups.limits if self._cgroups else limits_in_sight()
         return held | {"disk"} if self._conf.scratch == "tmpfs" else held
 
     @property
     def features(self) -> frozenset[str]:
-        return FEATURES
+        return FEATURES - {"users"} if self._ordinary else FEATURES
 
     # ---------------------------------------------------------------- start and close
 
@@ -111,30 +136,43 @@ class NativeEngine:
         """SandboxError says what this machine lacks and what to change."""
         if self._owner is not None:
             return
-        _check_machine(self._conf)
-        self._hierarchies = await asyncio.to_thread(Hierarchies.of_machine)
+        _check_machine(self._conf, self._root_dir)
+        if self._ordinary:
+            self._hierarchies = NoHierarchies()
+        else:
+            self._hierarchies = await asyncio.to_thread(Hierarchies.of_machine)
         self._owner = await asyncio.to_thread(Owner.claim, self._root_dir, self._hierarchies)
         try:
             self._folder_fd = os.open(self._owner.folder, os.O_PATH | os.O_DIRECTORY)
-            self._cgroups = Cgroups(self._hierarchies, self._owner.id)
+            self._cgroups = self._own_cgroups(self._hierarchies, self._owner)
             await asyncio.to_thread(self._cgroups.prepare)
             layers = self._owner.folder / "layers"
             self._base = await asyncio.to_thread(self._store.host_base, layers)
             self._bases = BaseLayers(self._store, layers, self._base)
             await self._probe()
+            self._watcher.start()
         except BaseException:
             await shielded(self.close())
             raise
+
+    def _own_cgroups(self, hierarchies: Hierarchies, owner: Owner) -> Cgroups:
+        if self._ordinary:
+            return NoCgroups(lambda: self._launcher)
+        return Cgroups(
+            hierarchies,
+            owner.id,
+            memory=self._conf.memory_cgroups,
+            group_size=self._conf.memory_group_size,
+        )
 
     async def _probe(self) -> None:
         """One sandbox at once, so that a machine that cannot is known before any work starts."""
         try:
             sandbox = await self.create(SandboxSpec(image=_bare_image(self._base)))
         except SandboxError as exc:
+            needs = NEEDS_OF_USER if self._ordinary else NEEDS
             raise SandboxError(
-                f"this machine cannot make sandboxes of the native engine: {exc}. It needs real "
-                "root, overlayfs, and engine.root_dir and /usr on a file system with id-mapped "
-                "mounts; in a container, run it privileged with a volume as engine.root_dir"
+                f"this machine cannot make sandboxes of the native engine: {exc}. It needs {needs}"
             ) from exc
         await sandbox.close()
 
@@ -142,6 +180,7 @@ class NativeEngine:
         """End every sandbox and give up ownership; idempotent."""
         if self._owner is None:
             return
+        await self._watcher.close()
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._live.values())))
         if self._launcher is not None:
             await self._launcher.close()
@@ -269,8 +308,7 @@ class NativeEngine:
             async with asyncio.timeout(CREATE_TIMEOUT_S):
                 launched = await launcher.create(name, self._fields(spec, stacks, made))
         except BaseException as exc:
-            await shielded(self._end(made))
-            await shielded(self._drop(self._lineage.leave(name)))
+            await shielded(self._unmake(made))
             if isinstance(exc, TimeoutError):
                 raise SandboxError(f"sandbox {name}: not ready in {CREATE_TIMEOUT_S:g} s") from exc
             raise
@@ -282,9 +320,11 @@ class NativeEngine:
             ("uids", str(made.uid)),
             *(("root", f"{first}:{path}") for first, path in stacks.root),
             *(("usr", f"{first}:{path}") for first, path in stacks.usr),
-            ("cgroup", str(made.plan.v2)),
-            *(("join", str(path)) for path in made.plan.joins),
+            *(() if self._ordinary else (("cgroup", str(made.plan.v2)),)),
+            *(("join", str(path)) for path in (*made.plan.joins, *made.plan.shared)),
             *(("write", f"{path}={value}") for path, value in made.plan.writes),
+            ("data", str(made.plan.data_limit_bytes)),
+            ("processes", str(made.plan.process_limit)),
             ("sudo", "1" if spec.sudo else "0"),
         ]
         if self._conf.scratch == "tmpfs":
@@ -294,8 +334,7 @@ class NativeEngine:
     def _adopt(self, made: "_Made", launched: Launched, spec: SandboxSpec) -> NativeSandbox:
         async def end() -> None:
             self._live.pop(made.name, None)
-            await self._end(made)
-            await self._drop(self._lineage.leave(made.name))
+            await self._unmake(made)
 
         sandbox = NativeSandbox(
             made.name,
@@ -313,6 +352,11 @@ class NativeEngine:
         self._live[made.name] = sandbox
         return sandbox
 
+    async def _unmake(self, made: "_Made") -> None:
+        """End one sandbox, and what was kept only for it."""
+        await self._end(made)
+        await self._drop(self._lineage.leave(made.name))
+
     async def _end(self, made: "_Made") -> None:
         """Kill one sandbox and remove all that was made for it, started or not."""
         with suppress(SandboxError, TimeoutError):
@@ -322,8 +366,13 @@ class NativeEngine:
             # They die with their launcher; this makes sure before the uids are used again.
             await asyncio.to_thread(made.plan.kill)
         self._slots.give(made.uid)
+        directories = made.plan.directories
+        if group := self._cgroups.leave(made.name) if self._cgroups else None:
+            if not group.members:
+                directories = (*directories, group.folder)
+            await asyncio.to_thread(group.settle)
         clearer = await self._running_clearer()
-        clearer.clear(made.plan.directories, [made.scratch])
+        clearer.clear(directories, [made.scratch])
         await clearer.keep_up()
 
     async def _running_clearer(self) -> Clearer:
@@ -409,16 +458,11 @@ def _scratch_bytes(spec: SandboxSpec) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
-def _check_machine(conf: EngineConf) -> None:
-    if os.geteuid() != 0:
-        raise SandboxError(
-            "the native engine needs root to make namespaces with ranges of uids: run as root, "
-            "or set engine=memory"
-        )
+def _check_machine(conf: EngineConf, root_dir: Path) -> None:
     if conf.scratch not in ("disk", "tmpfs"):
         raise SandboxError(f"engine.scratch is {conf.scratch!r}; possible: disk, tmpfs")
-    if any(char in str(Path(conf.root_dir).absolute()) for char in "\t\n:,="):
-        raise SandboxError(f"engine.root_dir {conf.root_dir!r} holds a tab, newline or one of :,=")
+    if any(char in str(root_dir) for char in "\t\n:,="):
+        raise SandboxError(f"engine.root_dir {str(root_dir)!r} holds a tab, newline or one of :,=")
     version = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
     if version < LEAST_KERNEL:
         raise SandboxError(

@@ -2,20 +2,23 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
 from rollout.aio import shielded
-from rollout.errors import SandboxError, SandboxLost
-from rollout.sandbox.base import Image, Sandbox, SandboxSpec
+from rollout.errors import OutOfMemory, SandboxError, SandboxLost
+from rollout.sandbox.alerts import Alerts
+from rollout.sandbox.base import Image, ResourceAlert, Sandbox, SandboxSpec
 from rollout.sandbox.cgroups import CgroupPlan
+from rollout.sandbox.controllers import MIB
 from rollout.sandbox.freezer import Freezer
 from rollout.sandbox.inside import Inside
 from rollout.sandbox.launcher import Launched, describe_status
 
-EPITAPH_WAIT_S = 0.2
+EPITAPH_WAIT_S = 1.0
 
 
 class KeepLayer(Protocol):
@@ -54,7 +57,11 @@ class NativeSandbox(Inside):
         self._fork = fork
         self._freezer = Freezer(plan, launched.ended)
         self._closing: asyncio.Future[None] | None = None
-        self._hits: tuple[str, ...] = ()
+        self._reasons: dict[str, str] = {}
+        self._ended_for = ""
+        """Why the watcher ended it, if it did."""
+        self._own_fault = False
+        self._alerts = Alerts(plan.limits, self.disk_usage)
 
     @property
     def id(self) -> str:
@@ -102,25 +109,61 @@ class NativeSandbox(Inside):
             await asyncio.wait({self._launched.ended}, timeout=EPITAPH_WAIT_S)
             if self._freezer.suspended and not self._launched.ended.done():
                 raise SandboxError(f"sandbox {self._name} is suspended: {exc}") from exc
-            raise SandboxLost(f"sandbox {self._name}: {exc}{self._epitaph()}") from exc
+            self._note_limits()
+            kind = OutOfMemory if self.out_of_memory else SandboxLost
+            raise kind(f"sandbox {self._name}: {exc}{self._epitaph()}") from exc
 
     def _epitaph(self) -> str:
         if not self._launched.ended.done():
             return ""
-        hits = ", ".join(self._plan.limits_hit())
-        how = describe_status(self._launched.ended.result())
-        return f" ({how}{f'; limits it ran into: {hits}' if hits else ''})"
+        how = self._ended_for or describe_status(self._launched.ended.result())
+        hits = [f"{limit}: {why}" for limit, why in self._reasons.items() if why != how]
+        return f" ({'; '.join([how, *hits])})"
 
     # ---------------------------------------------------------------- the whole of it
 
     async def limits_hit(self) -> tuple[str, ...]:
         """Those of memory and pids that were run into so far; disk if it is full now."""
+        return tuple(await self.limit_reasons())
+
+    @property
+    def out_of_memory(self) -> bool:
+        ended = self._launched.ended
+        if not ended.done() or self._ended_for:
+            return ended.done() and self._own_fault
         if self._closing is None:
             self._note_limits()
-        return self._hits
+        return ended.result() == signal.SIGKILL and "memory" in self._reasons
+
+    async def limit_reasons(self) -> Mapping[str, str]:
+        if self._closing is None:
+            self._alerts.look()
+            self._note_limits()
+        return self._reasons
 
     def _note_limits(self) -> None:
-        self._hits = self._plan.limits_hit() + (("disk",) if self._disk_full() else ())
+        found = {limit.name: why for limit in self._plan.limits if (why := limit.reason())}
+        if self._own_fault:
+            found["memory"] = self._ended_for
+        if self._disk_full():
+            used, allowed = self.disk_usage() or (0, 0)
+            found["disk"] = f"was full; {used // MIB} of {allowed // MIB} MiB are used now"
+        self._reasons = found
+
+    @property
+    def alerts(self) -> tuple[ResourceAlert, ...]:
+        return self._alerts.told
+
+    def disk_usage(self) -> tuple[int, int] | None:
+        """Bytes used and allowed; None where disk is not limited."""
+        if "disk" not in self.limits_enforced:
+            return None
+        try:
+            space = os.statvfs(self._scratch)
+        except OSError:
+            return None
+        used = (space.f_blocks - space.f_bfree) * space.f_frsize
+        return used, space.f_blocks * space.f_frsize
 
     def _disk_full(self) -> bool:
         if "disk" not in self.limits_enforced:
@@ -130,6 +173,36 @@ class NativeSandbox(Inside):
         except OSError:
             return False
         return space.f_bavail == 0 or space.f_favail == 0
+
+    # ---------------------------------------------------------------- what the watcher asks
+
+    @property
+    def memory_mb(self) -> int | None:
+        return self._spec.resources.memory_mb
+
+    @property
+    def usage_alerts(self) -> Alerts | None:
+        return self._alerts if self.limits_enforced else None
+
+    def held_bytes(self, *, closer: bool = False) -> int:
+        return self._plan.held_bytes(self._tmpfs_bytes(), closer=closer)
+
+    def _tmpfs_bytes(self) -> int:
+        if self._launched.scratch is None:
+            return 0
+        try:
+            space = os.statvfs(self._launched.scratch)
+        except OSError:
+            return 0
+        return (space.f_blocks - space.f_bfree) * space.f_frsize
+
+    def end_for_memory(self, reason: str, *, own_fault: bool) -> None:
+        """End it as it is; its next call tells why."""
+        if self._closing is None and not self._launched.ended.done():
+            self._ended_for, self._own_fault = reason, own_fault
+            self._plan.kill()
+
+    # ---------------------------------------------------------------- its files as an image
 
     async def snapshot(self) -> Image:
         self._check_open()
@@ -152,7 +225,8 @@ class NativeSandbox(Inside):
     async def end_as_image(self) -> Image:
         self._check_open()
         # Frozen first: nobody inside may see another die and write about it.
-        async with self._telling(), self._freezer.frozen():
+        frozen = nullcontext() if self.out_of_memory else self._freezer.frozen()
+        async with self._telling(), frozen:
             await self._kill()
             self._note_limits()
         try:

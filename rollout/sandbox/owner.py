@@ -11,12 +11,13 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rollout.errors import SandboxError
 from rollout.sandbox.cgroups import Hierarchies
+from rollout.sandbox.init.build import binary
 
 RANGE = 65_536
 """Host uids of one slot."""
@@ -105,7 +106,7 @@ class Slots:
     They are taken in blocks: a lock for each sandbox would cost a descriptor for each.
     """
 
-    def __init__(self, *, uid_base: int, max_slots: int, folder: Path = SLOTS) -> None:
+    def __init__(self, uid_base: int, max_slots: int, *, folder: Path = SLOTS) -> None:
         self._folder = folder
         self._uid_base = uid_base
         self._blocks = max(1, max_slots // SLOTS_PER_BLOCK)
@@ -154,9 +155,14 @@ def remove_tree(path: Path) -> None:
     except FileNotFoundError:
         return
     except (RecursionError, OSError):
-        subprocess.run(
-            ["rm", "-rf", "--one-file-system", "--", str(path)], check=False, capture_output=True
-        )
+        command = ("rm", "-rf", "--one-file-system", "--", str(path))
+        subprocess.run(owning(command), check=False, capture_output=True)
+
+
+def owning(command: Sequence[str]) -> Sequence[str]:
+    """A command that has every right over our files, as root has: an ordinary user that owns a
+    folder of mode 0, such as overlays leave, could not look into it (see init/clear.c)."""
+    return command if os.geteuid() == 0 else (str(binary()), "owning", *command)
 
 
 def _spread_children(folder: Path) -> None:

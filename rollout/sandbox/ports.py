@@ -4,6 +4,7 @@ No byte then goes through the init, and the sandbox needs no network of its own.
 """
 
 import asyncio
+import errno
 import os
 import socket
 
@@ -40,9 +41,18 @@ async def established(sock: socket.socket, doing: str, timeout_s: float) -> None
     except BaseException:
         sock.close()
         raise
-    if error:
+    if error or not _has_peer(sock):
         sock.close()
-        raise SandboxError(f"{doing}: {os.strerror(error)}")
+        raise SandboxError(f"{doing}: {os.strerror(error or errno.ENOTCONN)}")
+
+
+def _has_peer(sock: socket.socket) -> bool:
+    """A socket that nobody connected is as writable as one that is."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _checked(doing: str, passed: list[int], listening: bool) -> socket.socket:

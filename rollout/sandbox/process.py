@@ -8,16 +8,18 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
 from typing import Self
 
-from rollout.errors import SandboxError
+from rollout.errors import SandboxError, SandboxLost
 from rollout.sandbox import wire
 from rollout.sandbox.base import OUTPUT_LIMIT_BYTES, ExecResult
-from rollout.sandbox.link import GRACE_S, Link, unexpected
+from rollout.sandbox.link import GRACE_S, Link, ok_or_error, unexpected
 
 STREAMS = {int(wire.Out.STDOUT): "stdout", int(wire.Out.STDERR): "stderr"}
-LAST_SIGNAL = 64
-MAX_SIZE = 65_535
-"""Rows and columns of a terminal."""
+SIGNAL_TIMEOUT_S = 10.0
 _HELD_BYTES = 1 << 20
+_HELD_CHUNKS = 4096
+"""An init may send a byte in each frame; what a chunk costs beside its bytes is bounded, too."""
+START_TIMEOUT_S = 10.0
+"""How long an init may take to say that a process runs, however long that may run."""
 _STDOUT, _STDERR = STREAMS
 _EXIT, _ERROR, _STARTED = int(wire.Out.EXIT), int(wire.Out.ERROR), int(wire.Out.STARTED)
 
@@ -25,12 +27,12 @@ _EXIT, _ERROR, _STARTED = int(wire.Out.EXIT), int(wire.Out.ERROR), int(wire.Out.
 class Output:
     """All a process says, up to its end and within what the host asked for."""
 
-    __slots__ = ("_limit_bytes", "_pieces", "_sizes", "exit")
+    __slots__ = ("_limit_bytes", "_seen", "exit")
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._pieces: dict[int, list[bytes]] = {_STDOUT: [], _STDERR: []}
-        self._sizes = {_STDOUT: 0, _STDERR: 0}
+        # Joined as they come: frames of a byte each would cost fifty times what they hold.
+        self._seen = {_STDOUT: bytearray(), _STDERR: bytearray()}
         self.exit: wire.Exit | None = None
 
     def on_frame(self, kind: int, payload: bytes) -> bool:
@@ -39,20 +41,19 @@ class Output:
             return True
         if kind == _ERROR:
             raise SandboxError(wire.read_failure(payload).text)
-        if kind not in self._pieces or not payload:
+        if kind not in self._seen or not payload:
             raise unexpected(kind, payload)
-        self._sizes[kind] += len(payload)
-        if self._sizes[kind] > self._limit_bytes:
+        self._seen[kind] += payload
+        if len(self._seen[kind]) > self._limit_bytes:
             raise SandboxError(f"init sent more output than the {self._limit_bytes} bytes allowed")
-        self._pieces[kind].append(payload)
         return False
 
     def result(self, duration_s: float) -> ExecResult:
         assert self.exit is not None
         return ExecResult(
             exit_code=self.exit.code,
-            stdout=b"".join(self._pieces[_STDOUT]),
-            stderr=b"".join(self._pieces[_STDERR]),
+            stdout=bytes(self._seen[_STDOUT]),
+            stderr=bytes(self._seen[_STDERR]),
             truncated=wire.ExitFlag.TRUNCATED in self.exit.flags,
             timed_out=wire.ExitFlag.TIMED_OUT in self.exit.flags,
             duration_s=duration_s,
@@ -121,12 +122,13 @@ class Process:
         self._telling = telling
         self._limit_bytes = output_limit_bytes
         self._link = Link(doing, self._on_frame, deadline_s=timeout_s + GRACE_S)
-        self._link.on_end(self._tell)
+        self._link.on_end(self._over)
         self._chunks: deque[tuple[str, bytes]] = deque()
         self._held_bytes = 0
         self._seen = {_STDOUT: 0, _STDERR: 0}
         self._news: asyncio.Future[None] | None = None
         self._exit: wire.Exit | None = None
+        self._socket_path = ""
         self._started_s = time.perf_counter()
         self._ended_s = 0.0
         self.pid = 0
@@ -145,12 +147,19 @@ class Process:
 
     async def begin(self, socket_path: str, request: bytes) -> None:
         """Wait until it runs; SandboxError if its user or folder is missing."""
+        self._socket_path = socket_path
         try:
-            await self._link.start(socket_path, request)
-            while not self.pid and not self._link.over:
-                await self._wait_for_news()
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._link.start(socket_path, request)
+                while not self.pid and not self._link.over:
+                    await self._wait_for_news()
             if not self.pid:
                 await self._link.finished()
+        except TimeoutError as exc:
+            self.close()
+            raise SandboxLost(
+                f"{self._doing}: no answer from its init within {START_TIMEOUT_S:g} s"
+            ) from exc
         except BaseException:
             self.close()
             raise
@@ -175,15 +184,17 @@ class Process:
 
     async def resize(self, rows: int, cols: int) -> None:
         """Tell a process with a terminal the new size of its window; else nothing happens."""
-        if not (0 <= rows <= MAX_SIZE and 0 <= cols <= MAX_SIZE):
-            raise SandboxError(f"no terminal has {rows} rows of {cols} columns")
         self._link.send(wire.resize(rows, cols))
 
     async def signal(self, number: int) -> None:
         """Send a signal to its process group; nothing happens once it has ended."""
-        if not 1 <= number <= LAST_SIGNAL:
-            raise SandboxError(f"{number} is no signal")
-        self._link.send(wire.signal(number))
+        request = wire.signal_request(self.pid, number)
+        doing = f"signal {number} to {self._doing}"
+        if self._link.over:
+            return
+        async with self._telling(), Link(doing, ok_or_error, deadline_s=SIGNAL_TIMEOUT_S) as link:
+            await link.start(self._socket_path, request)
+            await link.finished()
 
     # -- out
 
@@ -199,7 +210,7 @@ class Process:
             await self._wait_for_news()
         stream, data = self._chunks.popleft()
         self._held_bytes -= len(data)
-        if self._held_bytes < _HELD_BYTES:
+        if not self._holds_much:
             self._link.resume()
         return stream, data
 
@@ -245,8 +256,16 @@ class Process:
             raise SandboxError(f"init sent more output than the {self._limit_bytes} bytes allowed")
         self._chunks.append((STREAMS[kind], payload))
         self._held_bytes += len(payload)
-        if self._held_bytes >= _HELD_BYTES:
+        if self._holds_much:
             self._link.pause()
+
+    def _over(self) -> None:
+        self._link.close()
+        self._tell()
+
+    @property
+    def _holds_much(self) -> bool:
+        return self._held_bytes >= _HELD_BYTES or len(self._chunks) >= _HELD_CHUNKS
 
     async def _wait_for_news(self) -> None:
         if self._news is None:

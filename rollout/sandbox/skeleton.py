@@ -1,7 +1,7 @@
 """The skeleton of the host base: the little of / that programs of the host's /usr look for.
 
-Made out of the host's /etc by a list of names; nothing else of the host is there: no home, no keys,
-no shadow, no environment.
+Made out of the host's /etc by a list of names and of what its packages brought (installed.py);
+nothing else of the host is there: no home, no keys, no shadow, no environment.
 """
 
 import os
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rollout.errors import SandboxError
+from rollout.sandbox.installed import folders, service_users, unchanged_config
 from rollout.types import digest_of
 
 HOSTNAME = "sandbox"
@@ -80,8 +81,6 @@ users:x:100:
 user:x:1000:
 nogroup:x:65534:
 """
-SHADOW = "".join(f"{line.split(':')[0]}:*:19000:0:99999:7:::\n" for line in PASSWD.splitlines())
-"""Nobody has a password; without the file, su and sshd refuse everybody."""
 PROFILE = """export PATH="${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
 for file in /etc/profile.d/*.sh; do
   if [ -r "$file" ]; then . "$file"; fi
@@ -89,11 +88,6 @@ done
 unset file
 """
 WRITTEN = {
-    "etc/passwd": PASSWD,
-    "etc/group": GROUP,
-    "etc/shadow": "".join(
-        f"{line.split(':')[0]}:*:19000:0:99999:7:::\n" for line in PASSWD.splitlines()
-    ),
     "etc/apt/sources.list": "",
     "etc/hostname": f"{HOSTNAME}\n",
     "etc/hosts": f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost\n",
@@ -176,13 +170,40 @@ def make_skeleton(root: Path) -> None:
             raise SandboxError(f"/{name} is no link into /usr here, so no host base can be made")
     for name, target in (("var/run", "/run"), ("var/lock", "/run/lock")):
         (root / name).symlink_to(target)
-    for name, text in WRITTEN.items():
+    for name, text in {**WRITTEN, **_accounts()}.items():
         (root / name).write_text(text)
         (root / name).chmod(PRIVATE.get(name, 0o644))
-    os.chown(root / "home/user", 1000, 1000)
+    if os.geteuid() == 0:  # else all of it has the one owner there is
+        os.chown(root / "home/user", 1000, 1000)
     for source in _wanted():
         _copy(source, root / source.relative_to("/"))
+    for source in unchanged_config():
+        if not (root / source.relative_to("/")).exists():
+            _copy(source, root / source.relative_to("/"))
+    for empty in folders():
+        path = root / empty.path
+        if not path.exists():
+            path.mkdir(parents=True)
+            if os.geteuid() == 0:
+                os.chown(path, empty.uid, empty.gid)
+            path.chmod(empty.mode)
     (root / "etc/mtab").symlink_to("/proc/self/mounts")
+
+
+def _accounts() -> dict[str, str]:
+    """Nobody has a password; without the file of them, su and sshd refuse everybody."""
+    users, groups = service_users()
+    passwd, group = _joined(PASSWD, users), _joined(GROUP, groups)
+    names = [line.split(":")[0] for line in passwd.splitlines()]
+    shadow = "".join(f"{name}:*:19000:0:99999:7:::\n" for name in names)
+    return {"etc/passwd": passwd, "etc/group": group, "etc/shadow": shadow}
+
+
+def _joined(ours: str, theirs: str) -> str:
+    """Lines of both; of one name ours."""
+    names = {line.split(":")[0] for line in ours.splitlines()}
+    more = (line for line in theirs.splitlines() if line.split(":")[0] not in names)
+    return ours + "".join(f"{line}\n" for line in more)
 
 
 def _wanted() -> Iterator[Path]:
@@ -210,6 +231,23 @@ def _copy(source: Path, target: Path) -> None:
     elif stat.S_ISREG(status.st_mode) and status.st_size <= FILE_LIMIT_BYTES:
         shutil.copyfile(source, target)
         target.chmod(0o755 if status.st_mode & 0o100 else 0o644)
+
+
+def make_folders_of(usr: Path, target: Path) -> None:
+    """The folders of the host's /usr, empty and one's own, to stand on top of it.
+
+    Where ids cannot be mapped, the host's folders belong to nobody, and nothing could be made or
+    removed in them; merged with these they can be written. 16,000 of them take two seconds, once.
+    """
+    target.mkdir()
+    target.chmod(0o755)
+    for folder, names, _ in os.walk(usr):
+        for name in names:
+            source = Path(folder, name)
+            if not source.is_symlink() and os.access(source, os.R_OK | os.X_OK):
+                made = target / source.relative_to(usr)
+                made.mkdir()
+                made.chmod(source.stat().st_mode & 0o7777 | 0o700)
 
 
 def digest_of_tree(root: Path) -> str:

@@ -1,7 +1,7 @@
 """Which trees may pass between a sandbox and the host: by value, and only after these checks."""
 
-import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from rollout.errors import TreeRefused
 from rollout.sandbox import wire
@@ -9,6 +9,8 @@ from rollout.types import Tree, TreeEntry
 
 MAX_NAME_BYTES = 255
 MAX_DEPTH = 128
+MAX_NAMES_BYTES = 32 << 20
+"""Of all names and targets of one tree that comes out of a sandbox."""
 _PERMISSIONS = 0o777
 
 
@@ -22,54 +24,70 @@ def check_tree(tree: Tree) -> None:
         if entry.kind not in ("file", "dir", "link"):
             raise TreeRefused(f"{entry.path!r} is neither file, folder nor link")
         kinds[entry.path] = entry.kind
+    _check_parents(kinds)
     for entry in tree.entries:
-        _check_parents(entry.path, kinds)
         if entry.kind == "link":
             _check_target(entry, kinds)
 
 
 def check_path(path: str) -> None:
     """Raise TreeRefused unless `path` is relative and plain: no empty part, no `.`, no `..`."""
-    parts = path.split("/")
+    # A hundred thousand hostile names at a time: each rule is one search and not one a part.
     if path.startswith("/"):
-        raise TreeRefused(f"{path!r} is absolute")
-    if "\0" in path or any(part in ("", ".", "..") for part in parts):
-        raise TreeRefused(f"{path!r} is no plain relative path")
-    if len(parts) > MAX_DEPTH:
-        raise TreeRefused(f"a path of {len(parts)} levels; {MAX_DEPTH} are allowed: {path[:80]!r}…")
-    if _size(path) >= wire.MAX_PATH_BYTES or any(_size(part) > MAX_NAME_BYTES for part in parts):
+        raise TreeRefused(f"{path[:200]!r} is absolute")
+    walled = f"/{path}/"
+    if "\0" in path or "//" in walled or "/./" in walled or "/../" in walled:
+        raise TreeRefused(f"{path[:200]!r} is no plain relative path")
+    levels = path.count("/") + 1
+    if levels > MAX_DEPTH:
+        raise TreeRefused(f"a path of {levels} levels; {MAX_DEPTH} are allowed: {path[:80]!r}…")
+    encoded = _encoded(path)
+    if len(encoded) >= wire.MAX_PATH_BYTES or (
+        len(encoded) > MAX_NAME_BYTES and max(map(len, encoded.split(b"/"))) > MAX_NAME_BYTES
+    ):
         raise TreeRefused(f"a name too long: {path[:80]!r}…")
 
 
-def _size(name: str) -> int:
+def _encoded(name: str) -> bytes:
     try:
-        return len(name.encode("utf-8", "surrogateescape"))
+        return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as exc:
         raise TreeRefused(f"{name[:80]!r} cannot be written in UTF-8") from exc
 
 
-def _check_parents(path: str, kinds: dict[str, str]) -> None:
-    parent = posixpath.dirname(path)
-    while parent:
-        if kinds.get(parent, "dir") != "dir":
-            raise TreeRefused(f"{path!r} lies below {parent!r}, which is a {kinds[parent]}")
-        parent = posixpath.dirname(parent)
+def _check_parents(kinds: dict[str, str]) -> None:
+    for above, path in pairwise(sorted(kinds, key=_by_folder)):
+        if kinds[above] != "dir" and path.startswith(f"{above}/"):
+            raise TreeRefused(f"{path!r} lies below {above!r}, which is a {kinds[above]}")
 
 
 def _check_target(entry: TreeEntry, kinds: dict[str, str]) -> None:
     if not entry.target or "\0" in entry.target or entry.target.startswith("/"):
         raise TreeRefused(f"{entry.path!r} is a link to {entry.target[:200]!r}")
-    if _size(entry.target) >= wire.MAX_PATH_BYTES:
+    if len(_encoded(entry.target)) >= wire.MAX_PATH_BYTES:
         raise TreeRefused(f"{entry.path!r} is a link with a target too long")
-    at = entry.path.split("/")[:-1]
-    for part in entry.target.split("/"):
-        if part in ("", "."):
-            continue
+    parts = [part for part in entry.target.split("/") if part not in ("", ".")]
+    if len(parts) > MAX_DEPTH:
+        raise TreeRefused(f"{entry.path!r} is a link with a target of {len(parts)} levels")
+    if ".." in parts:
+        _check_way_back(entry, parts, kinds)
+
+
+def _check_way_back(entry: TreeEntry, parts: list[str], kinds: dict[str, str]) -> None:
+    # Every name passed on the way, from the top; the link's own parents are folders by now.
+    at = [""]
+    for parent in entry.path.split("/")[:-1]:
+        at.append(f"{at[-1]}/{parent}")
+    by_link = False
+    for part in parts:
         if part != "..":
-            at.append(part)
-        elif not at or kinds.get("/".join(at)) == "link":
-            # Back out of a link is somewhere else than its name says.
-            raise TreeRefused(f"{entry.path!r} is a link that leaves its tree: {entry.target!r}")
+            at.append(f"{at[-1]}/{part}")
+            by_link = by_link or kinds.get(at[-1][1:]) == "link"
+        elif len(at) == 1 or by_link:
+            # Back out of a link, or of anything behind one, is somewhere else than its name says.
+            raise TreeRefused(
+                f"{entry.path!r} is a link that leaves its tree: {entry.target[:200]!r}"
+            )
         else:
             at.pop()
 
@@ -81,16 +99,24 @@ class TreeReader:
         self._limit_bytes = limit_bytes
         self._limit_entries = limit_entries
         self._heads: list[wire.EntryHead] = []
-        self._data: list[list[bytes]] = []
-        self._bytes = 0
+        # Joined as they come: frames of a byte each would cost fifty times what they hold.
+        self._data: list[bytearray] = []
+        self._bytes = self._names_bytes = 0
+
+    @property
+    def entries(self) -> int:
+        return len(self._heads)
 
     def entry(self, head: wire.EntryHead) -> None:
         if len(self._heads) >= self._limit_entries:
             raise TreeRefused(f"more than {self._limit_entries} names in a tree")
         if head.kind == "other":
             raise TreeRefused(f"{_text(head.path[:200])!r} is a device, a fifo or a socket")
+        self._names_bytes += len(head.path) + len(head.target)
+        if self._names_bytes > MAX_NAMES_BYTES:
+            raise TreeRefused(f"names of more than {MAX_NAMES_BYTES >> 20} MiB in a tree")
         self._heads.append(head)
-        self._data.append([])
+        self._data.append(bytearray())
 
     def data(self, piece: bytes) -> None:
         if not self._heads or self._heads[-1].kind != "file" or not piece:
@@ -98,7 +124,7 @@ class TreeReader:
         self._bytes += len(piece)
         if self._bytes > self._limit_bytes:
             raise TreeRefused(f"more than {self._limit_bytes} bytes in a tree")
-        self._data[-1].append(piece)
+        self._data[-1] += piece
 
     def tree(self) -> Tree:
         tree = Tree(
@@ -107,10 +133,10 @@ class TreeReader:
                     path=_text(head.path),
                     kind=head.kind,
                     mode=head.mode & _PERMISSIONS,
-                    data=b"".join(pieces),
+                    data=bytes(content),
                     target=_text(head.target),
                 )
-                for head, pieces in zip(self._heads, self._data, strict=True)
+                for head, content in zip(self._heads, self._data, strict=True)
             )
         )
         check_tree(tree)
@@ -119,7 +145,16 @@ class TreeReader:
 
 def tree_frames(tree: Tree) -> Iterable[bytes]:
     """A checked tree as frames for an init, folders before what is in them."""
-    for entry in sorted(tree.entries, key=lambda entry: entry.path.split("/")):
+    return _frames(sorted(tree.entries, key=lambda entry: _by_folder(entry.path)))
+
+
+def _by_folder(path: str) -> str:
+    """A key that sorts what lies below a name right behind it: NUL is below all else."""
+    return path.replace("/", "\0")
+
+
+def _frames(entries: list[TreeEntry]) -> Iterator[bytes]:
+    for entry in entries:
         path, target = (_bytes(text) for text in (entry.path, entry.target))
         yield wire.entry(wire.EntryHead(entry.kind, entry.mode, path, target))
         yield from wire.frames(wire.In.DATA, entry.data)

@@ -16,6 +16,7 @@ MAX_REQUEST_BYTES = 8 << 20
 MAX_PAYLOAD_BYTES = 64 << 10
 NO_LIMIT = (1 << 64) - 1
 MAX_PATH_BYTES = 4096
+LAST_SIGNAL = 64
 """Linux's own limit, with its NUL."""
 
 
@@ -32,6 +33,7 @@ class Op(IntEnum):
     REMOVE = 8
     LISTEN = 9
     CONNECT = 10
+    SIGNAL = 11
 
 
 class In(IntEnum):
@@ -40,7 +42,6 @@ class In(IntEnum):
     STDIN = 1
     STDIN_EOF = 2
     RESIZE = 3
-    SIGNAL = 4
     DATA = 5
     ENTRY = 6
     END = 7
@@ -84,6 +85,7 @@ _FRAME = struct.Struct("<BI")
 _HEAD = struct.Struct("<BBH")
 _EXEC = struct.Struct("<BBHIQHHII")
 _FILE = struct.Struct("<BBHIQI")
+_SIGNAL = struct.Struct("<BBHII")
 _PORT = struct.Struct("<BBHH")
 _SIZE = struct.Struct("<HH")
 _EXIT = struct.Struct("<iI")
@@ -140,8 +142,7 @@ def exec_request(
         flags,
         min(timeout_ms, (1 << 32) - 1),
         output_limit_bytes,
-        rows,
-        cols,
+        *_terminal(rows, cols),
         len(argv),
         len(env),
     )
@@ -172,9 +173,22 @@ def port_request(op: Op, port: int) -> bytes:
     return _request(_PORT.pack(VERSION, op, 0, port))
 
 
+def signal_request(pid: int, number: int) -> bytes:
+    """SIGNAL to the process group of a process that was started here."""
+    if not 1 <= number <= LAST_SIGNAL:
+        raise SandboxError(f"{number} is no signal")
+    return _request(_SIGNAL.pack(VERSION, Op.SIGNAL, 0, pid, number))
+
+
 def plain_request(op: Op) -> bytes:
     """KILL_ALL or PING."""
     return _request(_HEAD.pack(VERSION, op, 0))
+
+
+def _terminal(rows: int, cols: int) -> tuple[int, int]:
+    if not (0 <= rows <= 65535 and 0 <= cols <= 65535):
+        raise SandboxError(f"a terminal of {rows} x {cols} characters")
+    return rows, cols
 
 
 def _request(body: bytes) -> bytes:
@@ -220,11 +234,8 @@ def frames(kind: In | Out, data: bytes) -> Iterable[bytes]:
 
 
 def resize(rows: int, cols: int) -> bytes:
-    return frame(In.RESIZE, _SIZE.pack(rows, cols))
-
-
-def signal(number: int) -> bytes:
-    return frame(In.SIGNAL, _LENGTH.pack(number))
+    """The new size of a terminal, in characters."""
+    return frame(In.RESIZE, _SIZE.pack(*_terminal(rows, cols)))
 
 
 def entry(head: EntryHead, kind: In | Out = In.ENTRY) -> bytes:
@@ -285,11 +296,13 @@ def read_failure(payload: bytes) -> Failure:
 
 def read_started(payload: bytes) -> int:
     (pid,) = _unpack(_LENGTH, payload, "started")
+    if not 0 < pid < 1 << 31:
+        raise SandboxError(f"init told a process number of {pid}")
     return int(pid)
 
 
 def read_entry(payload: bytes) -> EntryHead:
-    strings = payload[_ENTRY.size :].split(b"\0")
+    strings = payload[_ENTRY.size :].split(b"\0", 3)
     if len(payload) < _ENTRY.size or len(strings) != 3 or strings[2]:
         raise SandboxError("init sent a malformed entry frame")
     letter, mode = _ENTRY.unpack_from(payload)

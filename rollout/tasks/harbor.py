@@ -36,6 +36,7 @@ class HarborTasks:
         images: Mapping[str, str] | None = None,
         network: str = "none",
         env_allow: Sequence[str] = (),
+        sudo: bool = False,
         default_mode: str = "shared",
         include: str | Sequence[str] = (),
         exclude: str | Sequence[str] = (),
@@ -53,6 +54,7 @@ class HarborTasks:
         network: `none` runs every task without network, whatever it declares; `as_declared`
             refuses tasks that declare one, since this version delivers none.
         env_allow: variables of this machine that `${VAR}` in tasks may be filled with.
+        sudo: setuid programs work in the sandboxes, sudo and su among them; Docker lets them.
         default_mode: where a task is scored that does not say: `shared` as Harbor has it, or
             `fork` or `fresh`.
         include, exclude: globs over task ids.
@@ -69,7 +71,7 @@ class HarborTasks:
             raise ConfigError(f"task.default_mode: saw {default_mode!r}; use shared, fork or fresh")
         self._path = path
         self._images = check_images(images or {})
-        self._allowed = Allowed(network=network, env=globs("task.env_allow", env_allow))
+        self._allowed = Allowed(network=network, env=globs("task.env_allow", env_allow), sudo=sudo)
         self._default_mode = ScoreMode(default_mode)
         self._selection = Selection.of(
             include=include,

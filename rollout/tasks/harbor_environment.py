@@ -30,6 +30,7 @@ class Environment:
     env: Pairs = ()
     workdir: str = ""
     healthcheck: HealthCheck | None = None
+    sudo: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class Allowed:
     network: str = "none"
     env: Collection[str] = ()
     """Variables of the host that `${VAR}` may name."""
+    sudo: bool = False
 
 
 class EnvironmentReader:
@@ -68,6 +70,7 @@ class EnvironmentReader:
             env=self.env(table),
             workdir=self._workdir(table),
             healthcheck=self._healthcheck(table.table("healthcheck")),
+            sudo=self._allowed.sudo,
         )
 
     def _size_mb(self, table: Table, key: str, *, legacy: str) -> int | None:

@@ -135,6 +135,7 @@ class HarborFolder:
             env=environment.env,
             workdir=environment.workdir,
             resources=environment.resources,
+            sudo=environment.sudo,
         )
 
     def _image(self, environment: Environment, field: str) -> Recipe | None:

@@ -31,6 +31,7 @@ class JsonlTasks:
         base: str = "host",
         workdir: str = "/app",
         env: Mapping[str, str] | None = None,
+        sudo: bool = False,
         cpu: float | None = None,
         memory_mb: int | None = None,
         disk_mb: int | None = None,
@@ -53,6 +54,7 @@ class JsonlTasks:
         base: what the sandboxes are made of.
         workdir: where `files` are put and the agent starts.
         env: set for every process of the sandbox.
+        sudo: setuid programs work in the sandbox, sudo and su among them.
         cpu, memory_mb, disk_mb: limits of each sandbox; null leaves them to the config.
         verifier_timeout_s: for the scorer, in seconds.
         include, exclude: globs over task ids.
@@ -72,6 +74,7 @@ class JsonlTasks:
             name=base,
             base=base,
             env=tuple((env or {}).items()),
+            sudo=sudo,
             resources=Resources(cpu=cpu, memory_mb=memory_mb, disk_mb=disk_mb),
         )
         self._verifier_timeout_s = float(verifier_timeout_s)

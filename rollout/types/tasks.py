@@ -49,6 +49,8 @@ class Blueprint:
     """Who the agent runs as; empty: the image's, else root."""
     resources: Resources = Resources()
     network: str = "none"
+    sudo: bool = False
+    """Setuid programs work, sudo among them: `no_new_privs` is lifted, and no other wall."""
 
     @property
     def digest(self) -> str:

@@ -38,6 +38,12 @@ def test_a_line_tells_it_all() -> None:
     )
 
 
+def test_resource_alerts_are_told_once_there_are_some() -> None:
+    counts = {"warm": 4.0, "resource_alerts": 3.0}
+    assert "warm 4, resource alerts 3 |" in line(changed(counts=counts), 9.6)
+    assert "alerts" not in line(changed(counts={"resource_alerts": 0.0}), 9.6)
+
+
 def test_no_rate_no_eta_before_something_is_done() -> None:
     assert line(Progress(total=8, done=0), None).startswith("0/8 | alive")
 

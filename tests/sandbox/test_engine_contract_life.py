@@ -249,6 +249,7 @@ async def test_an_image_of_another_engine_is_refused(engine: Engine) -> None:
 async def test_only_limits_that_hold_are_claimed(bench: Bench) -> None:
     free = await bench.sandbox()
     assert free.limits_enforced == ()
+    assert (await free.limit_reasons(), free.alerts, free.out_of_memory) == ({}, (), False)
     box = await bench.limited(cpu=1, memory_mb=256, disk_mb=64, pids=64)
     assert set(box.limits_enforced) <= bench.engine.limits
     assert bench.engine.limits <= {"cpu", "memory", "pids", "disk"}
@@ -266,6 +267,9 @@ async def test_the_pids_limit_stops_a_fork_bomb(bench: Bench) -> None:
     )
     await shell_in(box)(f"{script}; wait", timeout_s=1)
     assert "pids" in await box.limits_hit()
+    reasons = await box.limit_reasons()
+    assert tuple(reasons) == await box.limits_hit()
+    assert "32" in reasons["pids"]
     await box.kill_all()
     assert (await shell_in(box)("echo usable")).stdout == b"usable\n"
 
@@ -314,6 +318,12 @@ async def assert_lost(box: Sandbox) -> None:
         lambda: box.kill_all(),
         lambda: box.snapshot(),
         lambda: box.end_as_image(),
+        lambda: box.start(["true"]),
+        lambda: box.listen(0),
+        lambda: box.connect(80),
+        lambda: box.fork(1),
+        lambda: box.suspend(),
+        lambda: box.resume(),
     )
     for call in calls:
         with pytest.raises(SandboxLost):

@@ -29,6 +29,7 @@ CHANGES = (
     # Files and folders of the base and of layers: changed, removed, replaced, moved.
     "echo mine > /etc/hosts; rm /etc/services; chmod 4711 /etc/shells; chown 7:8 /etc/protocols",
     "rm -r /etc/skel; mkdir /etc/skel; echo new > /etc/skel/new",
+    "rm -r /var/cache; mv /var/lib /var/cache; echo in > /var/cache/dpkg/zz-in",
     "mv /etc/alternatives /etc/moved; echo in > /etc/moved/zz-in",
     "mkdir -p /srv/a/b/c; echo 1 > /srv/a/b/c/1; echo 2 > /srv/a/b/2; ln /srv/a/b/2 /srv/a/same",
     "mv /srv/a/b /srv/b; mkdir /srv/a/b; echo other > /srv/a/b/2",
@@ -48,11 +49,11 @@ CHANGES = (
 )
 SHOW = """
 cd /
-places="etc srv tmp usr/local usr/bin usr/share/doc usr/share/words usr/lib/python3*"
+places="etc srv tmp var usr/local usr/bin usr/share/doc usr/share/words usr/lib/python3*"
 find $places ! -type d -printf '%p %y %m %U:%G %s %T@ %l\\n' | sort
 find $places -type d -printf '%p %y %m %U:%G\\n' | sort
 [ srv/a/hole -ef srv/a/hole2 ] && echo one file of two names
-find etc srv tmp usr/local -type f -size -1M -exec sha256sum {} + | sort
+find etc srv tmp var usr/local -type f -size -1M -exec sha256sum {} + | sort
 ls /usr /usr/lib /usr/share /dev/shm
 """
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,6 +272,10 @@ async def test_many_at_once(box: Box) -> None:
 
 async def test_garbage_ends_its_own_connection_only(box: Box) -> None:
     good = wire.exec_request(["cat"], env={}, flags=wire.ExecFlag.STDIN)
+
+    def signal(pid: int, number: int) -> bytes:
+        return struct.pack("<IBBHII", 12, wire.VERSION, wire.Op.SIGNAL, 0, pid, number)
+
     for garbage in (
         b"\xff\xff\xff\xff",
         b"\0\0\0\0",
@@ -280,7 +285,8 @@ async def test_garbage_ends_its_own_connection_only(box: Box) -> None:
         b"\x04\0\0\0\x01\xee\0\0",
         good + b"\x63\0\0\0\0",
         good + b"\x01\xff\xff\xff\x7f",
-        good + wire.frame(wire.In.SIGNAL, b"\xff\xff\xff\xff"),
+        good + wire.frame(wire.In.RESIZE, b"\xff\xff"),
+        *(signal(pid, number) for pid, number in ((0, 9), (1, 9), (1 << 31, 9), (2, 0), (2, 65))),
         wire.file_request(wire.Op.READ_FILE, "/etc/hosts")[:-1] + b"x",
     ):
         with box.raw() as sock:

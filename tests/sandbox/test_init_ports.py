@@ -69,27 +69,51 @@ def _descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
+def _passing(*descriptors: int, kind: wire.Out = wire.Out.OK) -> Callable[[socket.socket], None]:
+    """Answers as if all had gone well, and passes these."""
+
+    def answer(sock: socket.socket) -> None:
+        content = array.array("i", descriptors)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, content)] if descriptors else []
+        sock.sendmsg([wire.frame(kind)], rights)
+
+    return answer
+
+
+async def _refused(path: Path, call: str, answer: Callable[[socket.socket], None]) -> str:
+    """What is said of an init that answers `call` so."""
+    path.unlink(missing_ok=True)
+    serving = await _lying(path, answer)
+    with pytest.raises(SandboxError) as told:
+        await getattr(InitClient(str(path)), call)(80)
+    await serving
+    return str(told.value)
+
+
 async def test_passed_descriptors_are_checked_and_never_leak(tmp_path: Path) -> None:
-    def pass_fds(*fds: int) -> Callable[[socket.socket], None]:
-        def answer(sock: socket.socket) -> None:
-            content = array.array("i", fds)
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, content)] if fds else []
-            sock.sendmsg([wire.frame(wire.Out.OK)], rights)
-
-        return answer
-
     before = _descriptors()
-    with Path("/dev/null").open() as null, socket.socket() as plain, socket.socket(type=2) as udp:
-        liars = {
-            "0 descriptors": pass_fds(),
-            "no socket": pass_fds(null.fileno()),
-            "another kind": pass_fds(plain.fileno()),
-            "another kind of socket": pass_fds(udp.fileno(), udp.fileno(), udp.fileno()),
+    path = tmp_path / "s"
+    with (
+        Path("/dev/null").open() as null,
+        socket.socket() as plain,
+        socket.socket(type=socket.SOCK_DGRAM) as udp,
+        socket.create_server(("127.0.0.1", 0)) as serving,
+        socket.socket(socket.AF_UNIX) as local,
+    ):
+        local.bind(str(tmp_path / "local"))
+        local.listen()
+        either = {"0 descriptors": (), "no socket": (null,), "another kind": (udp, udp, udp)}
+        wrong = {
+            "listen": {**either, "another kind of socket": (plain,)},
+            "connect": {**either, "another kind of socket": (serving,), "not connected": (plain,)},
         }
-        for number, (reason, answer) in enumerate(liars.items()):
-            path = tmp_path / str(number)
-            serving = await _lying(path, answer)
-            with pytest.raises(SandboxError, match=reason):
-                await InitClient(str(path)).listen(80)
-            await serving
+        for call, cases in wrong.items():
+            for reason, passed in cases.items():
+                said = await _refused(path, call, _passing(*(one.fileno() for one in passed)))
+                assert reason in said
+            for stranger in (local, udp):
+                said = await _refused(path, call, _passing(stranger.fileno()))
+                assert "another kind of socket" in said
+        said = await _refused(path, "listen", _passing(serving.fileno(), kind=wire.Out.STARTED))
+        assert "unexpected frame" in said
     assert _descriptors() == before

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rollout.errors import SandboxError
+from rollout.sandbox import wire
 from tests.sandbox.init_box import Box, running_init, until
 
 pytestmark = pytest.mark.native
@@ -47,6 +48,24 @@ async def test_signals_reach_the_group(box: Box) -> None:
         ended = await process.wait()
     assert ended.exit_code == 9
     assert ended.stdout == b"caught\n"
+
+
+async def test_signals_reach_only_what_the_host_started_and_still_runs(box: Box) -> None:
+    async with await box.client.start(["sh", "-c", "setsid sleep 69 & echo $!; cat"]) as process:
+        child = int((await anext(process))[1])
+        await until(lambda: box.runs("sleep"))
+        for pid in (child, 2_000_000):
+            with box.raw() as sock:
+                sock.sendall(wire.signal_request(pid, signal.SIGKILL))
+                assert sock.recv(100) == wire.frame(wire.Out.OK)
+        assert await box.runs("sleep")
+        await process.signal(signal.SIGKILL)
+        assert (await process.wait()).exit_code == 137
+    assert await box.runs("sleep")
+    with box.raw() as sock:
+        sock.sendall(wire.signal_request(process.pid, signal.SIGKILL))
+        assert sock.recv(100) == wire.frame(wire.Out.OK)
+    assert await box.runs("sleep")
 
 
 async def test_a_terminal_with_its_size(box: Box) -> None:

@@ -322,6 +322,36 @@ async def test_disk_limit_on_tmpfs(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+USE_UP = """
+import ctypes, errno, os, platform
+libc = ctypes.CDLL(None, use_errno=True)
+mq_open = 240 if platform.machine() == "x86_64" else 180
+queues = watchers = 0
+while libc.syscall(mq_open, b"q%d" % queues, os.O_CREAT | os.O_RDWR, 0o600, None) >= 0:
+    queues += 1
+assert ctypes.get_errno() in (errno.EMFILE, errno.ENOSPC)
+while libc.inotify_init1(0) >= 0:
+    watchers += 1
+print(queues > 0, watchers, flush=True)
+input()
+"""
+
+
+async def test_what_one_uses_up_the_others_still_have(engine: NativeEngine) -> None:
+    """Message queues and inotify instances are counted by user, and each sandbox is one."""
+    boxes = [await make(engine) for _ in range(4)]
+    for box in boxes:
+        await box.write_file("/tmp/use-up.py", USE_UP.encode())
+        keep = (
+            "mkfifo /tmp/in; sleep 1000 > /tmp/in & python3 /tmp/use-up.py < /tmp/in > /tmp/seen &"
+        )
+        await out(box, f"({keep}) >/dev/null 2>&1")
+        async with asyncio.timeout(20):
+            while not (seen := await out(box, "cat /tmp/seen; true")):
+                await asyncio.sleep(0.02)
+        assert seen == "True 64\n"
+
+
 async def test_limits_not_asked_for_are_not_claimed(engine: NativeEngine) -> None:
     box = await make(engine, resources=Resources(disk_mb=100))
     assert box.limits_enforced == ()
@@ -545,11 +575,14 @@ async def test_sandbox_whose_init_dies_is_lost_with_the_reason(engine: NativeEng
     await box.close()
 
 
-async def test_killed_owner_leaves_nothing_after_the_next_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory", ["each", "group"])
+async def test_killed_owner_leaves_nothing_after_the_next_start(
+    tmp_path: Path, memory: str
+) -> None:
     uid_base = conf(tmp_path).uid_base
     owner = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "tests.sandbox.native_owner", str(tmp_path), str(uid_base)),
+        *("-m", "tests.sandbox.native_owner", str(tmp_path), str(uid_base), memory),
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[2],
     )

@@ -59,7 +59,9 @@ def test_paths_that_are_not_plain(path: str) -> None:
         (link("d/a", "../x/../../y"),),
         (link("d/up", ".."), link("z", "d/up/../../x")),
         (link("p/q/r", "../.."), link("z", "p/q/r/../x")),
+        (link("rt/x", ".."), link("r", "rt"), link("z", "r/x/../y")),
         (link("a", "x/" * 2100),),
+        (link("a", "x/" * 129 + ".."),),
     ],
 )
 def test_trees_that_break_a_rule(entries: tuple[TreeEntry, ...]) -> None:

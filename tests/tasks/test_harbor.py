@@ -72,6 +72,11 @@ env = {KEY = "value"}
 """
 
 
+def test_sudo_is_the_configs_to_allow(tmp_path: Path) -> None:
+    assert load_one(tmp_path, FULL, sudo=True).blueprint.sudo
+    assert not load_one(tmp_path, FULL).blueprint.sudo
+
+
 def test_every_key_that_can_be_honoured_is(tmp_path: Path) -> None:
     task = load_one(tmp_path, FULL)
     assert task.id == "good"

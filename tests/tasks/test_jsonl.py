@@ -1,12 +1,15 @@
 """Tasks out of JSON lines."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rollout.compose import compose
 from rollout.errors import ConfigError
+from rollout.sandbox.base import Image, SandboxSpec
 from rollout.tasks.jsonl import JsonlTasks
 from rollout.types import Resources, ScoreMode, Task, Tree
 
@@ -38,6 +41,7 @@ def test_own_names(tmp_path: Path) -> None:
         "level": "easy",
     }
     (task,) = load(tmp_path, [line], cpu=0.5, memory_mb=64, env={"A": "b"}, verifier_timeout_s=9)
+    assert not task.blueprint.sudo
     assert (task.id, task.instruction, task.agent_timeout_s) == ("7", "Do it.", 30.0)
     assert files_of(task) == {"a/b.py": b"x = 1\n", "run": b"#!/bin/sh\n"}
     assert task.blueprint.steps[0].dest == "/app"
@@ -50,6 +54,15 @@ def test_own_names(tmp_path: Path) -> None:
     assert not task.limits_imported
     assert json.loads(task.metadata) == {"level": "easy"}
     assert task.dataset == "tasks"
+
+
+def test_sudo_goes_from_the_config_to_the_sandbox(tmp_path: Path) -> None:
+    composed = compose(["task=jsonl", "task.path=x", "blueprint.sudo=true"])
+    (task,) = load(tmp_path, [{"id": 1, "instruction": "x"}], sudo=composed.conf.task["sudo"])
+    image = Image(engine="memory", digest="d")
+    spec = SandboxSpec.for_blueprint(image, task.blueprint)
+    assert spec.sudo
+    assert spec.fingerprint != replace(spec, sudo=False).fingerprint
 
 
 def test_mapped_fields_and_templates(tmp_path: Path) -> None:

@@ -41,3 +41,11 @@ static inline void cleanup_free(void *pointer)
 #define _cleanup_free_ __attribute__((cleanup(cleanup_free)))
 
 int init_main(void);
+
+/* weaken.c, for tests alone */
+#ifdef ROLLOUT_WEAKEN
+extern const char *weakened;
+_Bool init_weak(const char *wall);
+#else
+#define init_weak(wall) 0
+#endif

@@ -42,16 +42,20 @@ def binary() -> Path:
         return BINARY if _is_fresh() else build()
 
 
-def build(target: Path | None = None) -> Path:
-    """Compile every *.c of this folder to `target`, which appears whole or not at all."""
+def build(target: Path | None = None, *defines: str) -> Path:
+    """Compile every *.c of this folder to `target`, which appears whole or not at all.
+
+    `defines` are names for the compiler; tests alone have any (see weaken.c).
+    """
     target = target or BINARY
     sources = [str(path) for path in sorted(HERE.glob("*.c"))]
     handle, name = tempfile.mkstemp(prefix=".rollout-box-", dir=target.parent)
     os.close(handle)
     made = Path(name)
     try:
-        define = f'-DSOURCES_DIGEST="{_sources_digest()}"'
-        _compile([*_compiler(), *FLAGS, define, "-o", str(made), *sources])
+        defined = (f'SOURCES_DIGEST="{_sources_digest()}"', *defines)
+        flags = (*FLAGS, *(f"-D{name}" for name in defined))
+        _compile([*_compiler(), *flags, "-o", str(made), *sources])
         made.chmod(0o755)
         made.replace(target)
     finally:

@@ -18,9 +18,10 @@ static const uint64_t kept = CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_FO
 			     CAP(CAP_SETFCAP) | CAP(CAP_KILL) | CAP(CAP_NET_BIND_SERVICE) |
 			     CAP(CAP_SYS_CHROOT);
 
-int set_limits(void)
+int set_limits(const struct request *r)
 {
-	struct rlimit files, none = {0, 0};
+	struct rlimit files, none = {0, 0}, data = {r->data_bytes, r->data_bytes},
+		      processes = {r->processes, r->processes};
 	if (getrlimit(RLIMIT_NOFILE, &files))
 		return failed("read RLIMIT_NOFILE");
 	if (files.rlim_max > 65536)
@@ -28,6 +29,10 @@ int set_limits(void)
 	files.rlim_cur = files.rlim_max < 8192 ? files.rlim_max : 8192;
 	if (setrlimit(RLIMIT_NOFILE, &files) || setrlimit(RLIMIT_CORE, &none))
 		return failed("set limits of a process");
+	if (r->data_bytes && setrlimit(RLIMIT_DATA, &data))
+		return failed("limit the data of a process");
+	if (r->processes && setrlimit(RLIMIT_NPROC, &processes))
+		return failed("limit the number of processes");
 	return 0;
 }
 
@@ -53,13 +58,15 @@ static int cut_capabilities(void)
 }
 
 /* The filter comes before the cut: without no_new_privs, installing one needs CAP_SYS_ADMIN. */
-int drop_privileges(bool sudo)
+int drop_privileges(const struct request *r)
 {
-	if (!sudo && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	if (!r->sudo && !weak(r, "no_new_privs") && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return failed("set no_new_privs");
-	if (cut_bounding_set() || install_filter() || cut_capabilities())
+	if (!weak(r, "bounding") && !weak(r, "caps") && cut_bounding_set())
 		return -1;
-	return 0;
+	if (!weak(r, "seccomp") && install_filter())
+		return -1;
+	return !weak(r, "caps") && cut_capabilities() ? -1 : 0;
 }
 
 /* Last, since any change of credentials clears the death signal. The launcher may have ended just

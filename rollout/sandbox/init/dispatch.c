@@ -2,6 +2,7 @@
 #include "init.h"
 #include "box.h"
 
+#include <signal.h>
 #include <string.h>
 
 const void *body_take(struct body *body, size_t bytes)
@@ -39,6 +40,20 @@ static void dispatch_port(struct conn *conn, uint8_t op, struct body *body)
 		port_listen(conn, port->port);
 	else
 		port_connect(conn, port->port);
+}
+
+static void dispatch_signal(struct conn *conn, struct body *body)
+{
+	const struct wire_signal *wanted = body_take(body, sizeof(*wanted));
+
+	if (body->bad || wanted->pid <= 1 || wanted->pid > INT32_MAX || wanted->signal < 1 ||
+	    wanted->signal >= (uint32_t)NSIG) {
+		conn_close(conn);
+		return;
+	}
+	proc_signal((pid_t)wanted->pid, (int)wanted->signal);
+	conn_send(conn, OUT_OK, NULL, 0);
+	conn_finish(conn);
 }
 
 /* The request is complete; what follows it in the buffer are frames. */
@@ -85,6 +100,9 @@ void dispatch(struct conn *conn)
 	case OP_LISTEN:
 	case OP_CONNECT:
 		dispatch_port(conn, head->op, &body);
+		break;
+	case OP_SIGNAL:
+		dispatch_signal(conn, &body);
 		break;
 	default:
 		conn_close(conn);

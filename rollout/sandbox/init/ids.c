@@ -9,9 +9,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <stdio.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -49,22 +51,51 @@ uint32_t ids_each(void)
 
 static int limit_userns(void);
 
-/* A child in a new user namespace, which limits it once told that it has its maps. */
-static pid_t start_holder(int *go)
+/* What is used inside is also counted outside, for whoever made the namespace: inotify instances,
+ * message queues, pending signals, processes. Were that root for all, one sandbox could use up what
+ * all others, and root itself, may have. So the maker is the first uid of the range, but keeps
+ * root's capabilities, for some systems let nobody else make one, and root's access to files. */
+static int make_as(uint32_t uid)
 {
-	struct clone_args args = {.flags = CLONE_NEWUSER}; /* no SIGCHLD: it is waited for by name */
-	int mapped[2];
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2];
+	if (unprivileged)
+		return unshare(CLONE_NEWUSER);
+	if (syscall(SYS_setresuid, -1, uid, -1) || syscall(SYS_capget, &header, data))
+		return -1;
+	data[0].effective = data[0].permitted;
+	data[1].effective = data[1].permitted;
+	if (syscall(SYS_capset, &header, data))
+		return -1;
+	syscall(SYS_setfsuid, 0);
+	return unshare(CLONE_NEWUSER);
+}
+
+/* A child in a new user namespace, which limits it once told that it has its maps. */
+static pid_t start_holder(uint32_t uid, int *go)
+{
+	struct clone_args args = {0}; /* no SIGCHLD: it is waited for by name */
+	int ends[2];
 	char byte;
-	if (pipe2(mapped, O_CLOEXEC))
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
 		return -1;
 	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
 	if (pid == 0) {
-		close(mapped[1]);
-		_exit(read(mapped[0], &byte, 1) == 1 && !limit_userns() ? 0 : 1);
+		close(ends[1]);
+		byte = (char)(make_as(uid) ? errno : 0);
+		bool told = write(ends[0], &byte, 1) == 1 && read(ends[0], &byte, 1) == 1;
+		_exit(told && !limit_userns() ? 0 : 1);
 	}
-	close(mapped[0]);
-	*go = mapped[1];
-	return pid;
+	close(ends[0]);
+	*go = ends[1];
+	if (pid > 0 && read(ends[1], &byte, 1) == 1 && !byte)
+		return pid;
+	int error = pid > 0 ? byte : errno;
+	close(ends[1]);
+	if (pid > 0)
+		waitpid(pid, NULL, __WALL);
+	errno = error;
+	return -1;
 }
 
 static int write_maps(pid_t pid, uint32_t from, uint32_t onto)
@@ -84,7 +115,7 @@ static int make_userns(uint32_t from, uint32_t onto)
 	char path[64];
 	if (own_proc())
 		return -1;
-	pid_t pid = start_holder(&go);
+	pid_t pid = start_holder(onto, &go);
 	if (pid < 0)
 		return failed("make a user namespace (see user.max_user_namespaces)");
 	snprintf(path, sizeof path, "/proc/%d/ns/user", pid);

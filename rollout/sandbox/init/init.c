@@ -19,7 +19,6 @@
 #define READY_FD 4
 #define MAX_CONNS 1024
 #define EVENTS_A_ROUND 64
-#define OOM_SCORE "500"
 
 struct box box;
 
@@ -66,7 +65,8 @@ static bool from_inside(int fd)
 	socklen_t size = sizeof(peer);
 
 	/* The host has no number in our pid namespace; whoever has one lives in the sandbox. */
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) || peer.pid != 0;
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) ||
+	       (peer.pid != 0 && !init_weak("pid"));
 }
 
 static void accept_one(struct watch *watch, uint32_t events)
@@ -211,12 +211,30 @@ static void forget_inherited_signals(void)
 	sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
-static void be_the_first_to_go(void)
+/*
+ * Short of memory, the kernel shall take a process of a sandbox rather than one of the host, and
+ * any process of the sandbox rather than its init, with which all would end. A child has its score
+ * from its parent, so init has theirs while it makes one. Without the file, or where the score is
+ * high already, it stays as it is.
+ */
+static void find_oom_score(void)
 {
-	_cleanup_fd_ int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	ssize_t length;
 
-	/* Children inherit it, so the kernel picks the sandbox and not its host. May be refused. */
-	if (fd >= 0 && write(fd, OOM_SCORE, sizeof(OOM_SCORE) - 1) < 0)
+	box.oom_score = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+	if (box.oom_score < 0)
+		return;
+	length = pread(box.oom_score, box.oom_score_own, sizeof(box.oom_score_own) - 1, 0);
+	if (length > 0 && atoi(box.oom_score_own) < atoi(OOM_SCORE_CHILD))
+		return;
+	close(box.oom_score);
+	box.oom_score = -1;
+}
+
+void oom_score_set(const char *score)
+{
+	/* May be refused: then nothing is lost but the order. */
+	if (box.oom_score >= 0 && pwrite(box.oom_score, score, strlen(score), 0) < 0)
 		return;
 }
 
@@ -288,9 +306,9 @@ int init_main(void)
 	own_descriptors();
 
 	/* 2. Root inside may neither trace us nor read our memory. */
-	if (prctl(PR_SET_DUMPABLE, 0))
+	if (!init_weak("dumpable") && prctl(PR_SET_DUMPABLE, 0))
 		die("prctl: %m");
-	be_the_first_to_go();
+	find_oom_score();
 	umask(0);
 
 	/* 3. From here on nothing may end us: with PID 1 ends the sandbox. */

@@ -85,12 +85,15 @@ struct box {
 	unsigned live;
 	bool killing;          /* a KILL_ALL waits; nothing new is started */
 	struct rlimit nofile;  /* as init found it, for its children */
+	int oom_score;         /* descriptor of our own file, or -1 */
+	char oom_score_own[8]; /* as init found it */
 };
 
 extern struct box box;
 
 int64_t now_ms(void);
 void listener_rest(bool rest);
+void oom_score_set(const char *score);
 void kill_all_start(struct conn *conn);
 
 /* conn.c */
@@ -122,6 +125,7 @@ void proc_start(struct conn *conn, uint16_t flags, struct body *body);
 void proc_sent(struct conn *conn);
 void proc_reaped(struct conn *conn, int status);
 void proc_kill(struct conn *conn);
+void proc_signal(pid_t pid, int number);
 void proc_release(struct conn *conn);
 
 /* output.c */
@@ -146,6 +150,8 @@ struct user {
 	char home[256];
 };
 int user_find(const char *spec, struct user *user);
+
+#define OOM_SCORE_CHILD "500"
 
 /* spawn.c */
 struct spawn {

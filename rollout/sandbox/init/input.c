@@ -3,7 +3,6 @@
 #include "init.h"
 #include "box.h"
 
-#include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -40,7 +39,6 @@ static void resize(struct conn *conn, const uint16_t *size)
 static bool control(struct conn *conn, uint8_t type, const char *payload, uint32_t length)
 {
 	uint16_t size[2];
-	uint32_t number;
 
 	switch (type) {
 	case IN_STDIN_EOF:
@@ -54,15 +52,6 @@ static bool control(struct conn *conn, uint8_t type, const char *payload, uint32
 			return false;
 		memcpy(size, payload, sizeof(size));
 		resize(conn, size);
-		return true;
-	case IN_SIGNAL:
-		if (length != sizeof(number))
-			return false;
-		memcpy(&number, payload, sizeof(number));
-		if (number < 1 || number >= (uint32_t)NSIG)
-			return false;
-		if (conn->pid)
-			kill(-conn->pid, (int)number);
 		return true;
 	default:
 		return false;

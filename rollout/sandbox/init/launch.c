@@ -114,9 +114,10 @@ static int spawn(const struct request *r)
 {
 	int ready[2];
 	struct clone_args args = {
-		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
-			 (r->cgroup ? CLONE_INTO_CGROUP : 0) |
-			 (r->network < 0 ? CLONE_NEWNET : 0),
+		.flags = (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
+			  (r->cgroup ? CLONE_INTO_CGROUP : 0) |
+			  (r->network < 0 ? CLONE_NEWNET : 0)) &
+			 ~shared_namespaces(r),
 		.exit_signal = SIGCHLD,
 		.cgroup = r->cgroup ? (uint64_t)r->cgroup_fd : 0,
 	};

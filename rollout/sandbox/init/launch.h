@@ -47,7 +47,12 @@ struct request {
 	int join_count;
 	char *writes[MAX_WRITES]; /* `file=value`, done once the directories exist */
 	int write_count;
+	unsigned long long data_bytes; /* RLIMIT_DATA of each process, or 0 */
+	unsigned long long processes;  /* RLIMIT_NPROC, for its user namespace, or 0 */
 	bool sudo;
+#ifdef ROLLOUT_WEAKEN
+	const char *weaken; /* walls to leave out, split at commas */
+#endif
 };
 
 /* What every sandbox needs of the launcher, open since its start. */
@@ -81,7 +86,7 @@ int prepare_mounts(int keep_count, char **keep);
 int own_proc(void);
 int open_scratch(struct request *r);
 int mount_all(const struct request *r);
-int pivot(void);
+int pivot(const struct request *r);
 
 /* scratch.c */
 const char *scratch_folder(const struct request *r, char *room, size_t size);
@@ -106,13 +111,26 @@ int hold_mounts(pid_t pid);
 void let_mounts_go(int mounts);
 
 /* confine.c */
-int set_limits(void);
-int drop_privileges(bool sudo);
+int set_limits(const struct request *r);
+int drop_privileges(const struct request *r);
 int die_with(int launcher_pidfd);
 
 /* seccomp.c */
 int build_filter(void);
 int install_filter(void);
+
+/* weaken.c, for tests alone */
+#ifdef ROLLOUT_WEAKEN
+bool weak(const struct request *r, const char *wall);
+unsigned long long shared_namespaces(const struct request *r);
+int raise_limits(const struct request *r);
+#define WEAKENED(r) ((char *)(r)->weaken)
+#else
+#define weak(r, wall) ((void)(r), false)
+#define shared_namespaces(r) ((void)(r), 0ull)
+#define raise_limits(r) ((void)(r), 0)
+#define WEAKENED(r) NULL
+#endif
 
 /* sandbox.c */
 _Noreturn void become_sandbox(const struct request *r, const struct launcher *l, int ready);

@@ -16,8 +16,12 @@ int owning_main(int argc, char **argv) __attribute__((weak));
 
 int main(int argc, char **argv)
 {
-	if (argc >= 2 && strcmp(argv[1], "init") == 0)
+	if (argc >= 2 && strcmp(argv[1], "init") == 0) {
+#ifdef ROLLOUT_WEAKEN
+		weakened = argv[2];
+#endif
 		return init_main();
+	}
 	if (argc >= 2 && strcmp(argv[1], "launch") == 0 && launch_main)
 		return launch_main(argc, argv);
 	if (argc >= 2 && strcmp(argv[1], "clear") == 0 && clear_main)

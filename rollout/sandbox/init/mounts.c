@@ -228,12 +228,12 @@ static int mount_overlay(const struct request *r, const struct stack *stack, cha
 	snprintf(options + used, sizeof options - used, ",upperdir=%s/%s,workdir=%s/%s,volatile,%s",
 		 scratch, upper, scratch, work,
 		 unprivileged ? "userxattr" : "redirect_dir=on,metacopy=off,index=off");
-	if (mount("overlay", at, "overlay", MS_NODEV, options))
+	if (mount("overlay", at, "overlay", weak(r, "nodev") ? 0 : MS_NODEV, options))
 		return failed("mount an overlay on %s (%s)", at, options);
 	return 0;
 }
 
-static int mount_dev(void)
+static int mount_dev(const struct request *r)
 {
 	int shm = (int)syscall(SYS_open_tree, AT_FDCWD, "dev/shm", TREE_CLONE | TREE_CLOEXEC);
 	if (shm < 0)
@@ -244,6 +244,8 @@ static int mount_dev(void)
 	    mount(NULL, "dev/shm", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV, NULL))
 		return failed("mount /dev/shm");
 	close(shm);
+	if (weak(r, "dev") && mount(NULL, "dev", NULL, MS_REMOUNT | MS_BIND, NULL))
+		return failed("make /dev writable");
 	return 0;
 }
 
@@ -253,7 +255,7 @@ static int mount_kernel(const struct request *r)
 	uint32_t tty = r->uids + (unprivileged ? 0 : 5);
 	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
 		return failed("mount /proc");
-	if (mount_dev())
+	if (mount_dev(r))
 		return -1;
 	snprintf(options, sizeof options, "newinstance,ptmxmode=0666,mode=0620,gid=%u", tty);
 	if (mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options))
@@ -273,11 +275,13 @@ int mount_all(const struct request *r)
 	return mount_kernel(r);
 }
 
-int pivot(void)
+int pivot(const struct request *r)
 {
+	if (weak(r, "pivot"))
+		return chroot(".") ? failed("change the root") : 0;
 	if (syscall(SYS_pivot_root, ".", "."))
 		return failed("make the new root the root");
-	if (umount2(".", MNT_DETACH) || chdir("/"))
+	if ((!weak(r, "unmount") && umount2(".", MNT_DETACH)) || chdir("/"))
 		return failed("leave the host's file system");
 	return 0;
 }

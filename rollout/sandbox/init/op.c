@@ -183,9 +183,11 @@ void op_start(struct conn *conn, uint8_t kind, struct body *body)
 			  .mode = file->mode & 07777,
 			  .limit_bytes = file->limit_bytes,
 			  .limit_entries = file->limit_entries };
+	oom_score_set(OOM_SCORE_CHILD);
 	pid = fork();
 	if (pid == 0)
 		child(conn, kind, &op, owner);
+	oom_score_set(box.oom_score_own);
 	if (pid < 0) {
 		conn_error(conn, errno, "cannot start a file operation");
 		return;

@@ -59,6 +59,15 @@ void proc_kill(struct conn *conn)
 		kill(-conn->pid, SIGKILL);
 }
 
+/* Only to what the host started itself and what has not been reaped: no number is meant twice. */
+void proc_signal(pid_t pid, int number)
+{
+	for (struct conn *conn = box.conns; conn; conn = conn->next) {
+		if (conn->state == CONN_PROC && conn->pid == pid)
+			kill(-pid, number);
+	}
+}
+
 void proc_release(struct conn *conn)
 {
 	watch_close(&conn->proc.in);

@@ -64,10 +64,20 @@ static int parse_field(char *key, char *value, struct request *r)
 		r->writes[r->write_count++] = value;
 		return 0;
 	}
+	if (!strcmp(key, "data"))
+		return parse_number(value, UINT64_MAX, &r->data_bytes);
+	if (!strcmp(key, "processes"))
+		return parse_number(value, UINT32_MAX, &r->processes);
 	if (!strcmp(key, "sudo")) {
 		r->sudo = *value == '1';
 		return 0;
 	}
+#ifdef ROLLOUT_WEAKEN
+	if (!strcmp(key, "weaken")) {
+		r->weaken = value;
+		return 0;
+	}
+#endif
 	return failed("unknown field or too many of it: '%s'", key);
 }
 

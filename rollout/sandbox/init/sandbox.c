@@ -42,7 +42,8 @@ static int high_copy(int fd)
 }
 
 /* First high, then low, so that none is overwritten before it is copied. Closes all the rest. */
-static int arrange_descriptors(int listener, int *ready, int *binary, int *launcher)
+static int arrange_descriptors(const struct request *r, int listener, int *ready, int *binary,
+			       int *launcher)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	int from[] = {high_copy(null),   high_copy(null),    high_copy(null),
@@ -55,7 +56,8 @@ static int arrange_descriptors(int listener, int *ready, int *binary, int *launc
 	*ready = READY;
 	*binary = BINARY;
 	*launcher = BINARY + 1;
-	syscall(SYS_close_range, BINARY + 2, ~0u, 0);
+	if (!weak(r, "descriptors"))
+		syscall(SYS_close_range, BINARY + 2, ~0u, 0);
 	return 0;
 }
 
@@ -71,21 +73,23 @@ static int build_sandbox(const struct request *r, const struct launcher *l, int 
 {
 	int listener, binary = l->binary, launcher = l->self;
 
-	if (join_cgroups(r) || enter_network(r->network) || make_scratch(r) ||
+	if (join_cgroups(r) || (!weak(r, "net") && enter_network(r->network)) || make_scratch(r) ||
 	    open_listener(r, &listener) || mount_all(r))
 		return -1;
-	if (pivot() || set_hostname())
+	if (pivot(r) || (!weak(r, "uts") && set_hostname()))
 		return -1;
-	if (enter_userns(r->userns) || set_limits())
+	if ((!weak(r, "userns") && (enter_userns(r->userns) || raise_limits(r))) || set_limits(r))
 		return -1;
-	if (arrange_descriptors(listener, ready, &binary, &launcher) || drop_privileges(r->sudo) ||
+	if (arrange_descriptors(r, listener, ready, &binary, &launcher) || drop_privileges(r) ||
 	    die_with(launcher))
 		return -1;
 
-	char *const arguments[] = {"rollout-box", "init", NULL}, *const environment[] = {NULL};
+	char *const arguments[] = {"rollout-box", "init", WEAKENED(r), NULL};
+	char *const environment[] = {NULL};
 	reset_signals();
 	umask(022);
-	syscall(SYS_execveat, binary, "", arguments, environment, AT_EMPTY_PATH);
+	syscall(SYS_execveat, binary, "", arguments,
+		weak(r, "environment") ? environ : environment, AT_EMPTY_PATH);
 	return failed("start the init");
 }
 

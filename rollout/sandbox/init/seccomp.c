@@ -84,7 +84,8 @@ static void refuse_flags(uint32_t flags)
 	allow();
 }
 
-/* Unix, IPv4 and IPv6; of netlink what getifaddrs, ss and udev's libraries ask for. */
+/* Unix, IPv4 and IPv6; of netlink what getifaddrs and ss ask for. Not KOBJECT_UEVENT: networks that
+ * belong to the host's user namespace, as these do, hear of all that happens to its devices. */
 static void check_socket(void)
 {
 	load_argument(0);
@@ -96,7 +97,6 @@ static void check_socket(void)
 	load_argument(2);
 	allow_if_equal(0);  /* ROUTE */
 	allow_if_equal(4);  /* SOCK_DIAG */
-	allow_if_equal(15); /* KOBJECT_UEVENT */
 	allow_if_equal(16); /* GENERIC */
 	refuse(EPROTONOSUPPORT);
 }

@@ -131,7 +131,8 @@ static _Noreturn void child(struct spawn *spawn)
 		give_up(spawn, "becoming the user");
 	umask(022);
 	setrlimit(RLIMIT_NOFILE, &box.nofile);
-	syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC);
+	if (!init_weak("descriptors"))
+		syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	search_and_run(spawn);
@@ -145,9 +146,11 @@ pid_t spawn_process(struct spawn *spawn)
 
 	spawn->error = 0;
 	spawn->failed_at = NULL;
+	oom_score_set(OOM_SCORE_CHILD);
 	pid = vfork();
 	if (pid == 0)
 		child(spawn);
+	oom_score_set(box.oom_score_own);
 	if (pid < 0)
 		spawn->error = errno;
 	return pid;

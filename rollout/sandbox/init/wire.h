@@ -11,7 +11,8 @@
  *
  *   operation    body after the head                       then in           then out
  *   EXEC         wire_exec, cwd, user, argv..., env...      STDIN STDIN_EOF   [STARTED] STDOUT STDERR
- *                                                           RESIZE SIGNAL     EXIT | ERROR
+ *                                                           RESIZE            EXIT | ERROR
+ *   SIGNAL       wire_signal                                                  OK
  *   KILL_ALL     -                                                            OK, once all are gone
  *   PING         -                                                            OK
  *   READ_FILE    wire_file, path, ""                                          DATA... OK | ERROR
@@ -49,13 +50,13 @@ enum wire_op {
 	OP_REMOVE = 8,
 	OP_LISTEN = 9,
 	OP_CONNECT = 10,
+	OP_SIGNAL = 11,
 };
 
 enum wire_in {
 	IN_STDIN = 1,     /* bytes */
 	IN_STDIN_EOF = 2, /* - */
 	IN_RESIZE = 3,    /* u16 rows | u16 cols */
-	IN_SIGNAL = 4,    /* u32 signal, to the process group */
 	IN_DATA = 5,      /* bytes of a file */
 	IN_ENTRY = 6,     /* wire_entry, path, target */
 	IN_END = 7,       /* - */
@@ -111,6 +112,12 @@ struct wire_file {
 
 struct wire_port {
 	uint16_t port; /* on 127.0.0.1; 0 lets the kernel choose (LISTEN) */
+} __attribute__((packed));
+
+/* An operation of its own, since a frame would wait behind stdin that the process does not read. */
+struct wire_signal {
+	uint32_t pid; /* as STARTED told it; its process group gets the signal if it still runs */
+	uint32_t signal;
 } __attribute__((packed));
 
 struct wire_exit {

@@ -44,7 +44,7 @@ class MemoryEngine:
 
     @property
     def features(self) -> frozenset[str]:
-        return frozenset()
+        return frozenset({"users"})
 
     async def start(self) -> None:
         self._running = True

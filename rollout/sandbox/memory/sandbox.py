@@ -16,6 +16,7 @@ from rollout.sandbox.base import (
     TREE_LIMIT_ENTRIES,
     ExecResult,
     Image,
+    ResourceAlert,
     Sandbox,
     SandboxSpec,
 )
@@ -209,10 +210,24 @@ class MemorySandbox:
         self._check_awake()
         await self._machine.kill_all()
 
+    @property
+    def alerts(self) -> tuple[ResourceAlert, ...]:
+        return ()
+
+    @property
+    def out_of_memory(self) -> bool:
+        return False
+
     async def limits_hit(self) -> tuple[str, ...]:
-        self._check_open()
-        hit = {"pids": self._machine.pids_hit, "disk": self._files.limit_hit}
-        return tuple(name for name, was_hit in hit.items() if was_hit)
+        return tuple(await self.limit_reasons())
+
+    async def limit_reasons(self) -> Mapping[str, str]:
+        reasons, asked = {}, self._spec.resources
+        if self._machine.pids_hit:
+            reasons["pids"] = f"a new process was refused at the limit of {asked.pids}"
+        if self._files.limit_hit:
+            reasons["disk"] = f"a write was refused at the limit of {asked.disk_mb} MiB"
+        return reasons
 
     # ------------------------------------------------------------ files
 
