@@ -117,6 +117,8 @@ def _refuse_unfit(conf: RunConf, loaded: list[Task], found: list[str]) -> None:
             *found,
             *plan.limit_problems(loaded, conf.resources, engine.name, engine.limits),
         ]
+        if conf.keep_on and "states" not in engine.features:
+            found.append("keep_on: needs engine=native, as root; leave it off")
     if found:
         raise ConfigError(plan.clipped(found))
 

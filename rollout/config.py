@@ -264,8 +264,6 @@ def _keep_problems(conf: RunConf) -> list[str]:
         if word not in known:
             hint = nearest(word, known) or f"; there are: {', '.join(known)}"
             found.append(f"keep_on: {word!r} is no outcome{hint}")
-    if conf.keep_on and conf.engine.kind == "memory":
-        found.append("keep_on: engine=memory has no files to keep; use engine=native or leave it")
     return found
 
 

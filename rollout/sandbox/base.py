@@ -307,7 +307,8 @@ class Engine(Protocol):
 
     @property
     def features(self) -> frozenset[str]:
-        """Which of `pty ports users` its sandboxes have; `users`: more than their root."""
+        """Which of `pty ports users states` its sandboxes have; `users`: more than their root,
+        `states`: what they wrote can be exported and restored."""
 
     async def start(self) -> None:
         """Take ownership, sweep what dead owners left, make ready to create."""
@@ -328,7 +329,7 @@ class Engine(Protocol):
         """What the sandbox wrote that left `image`, as a file that is the caller's to remove.
 
         TreeRefused if that is more than `limit_bytes` or takes longer than `timeout_s`, or if the
-        engine cannot do it.
+        engine lacks the feature `states`.
         """
 
     async def restore_state(self, below: Image, state: Path, *, limit_bytes: int) -> Image:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rollout.aio import shielded
 from rollout.config import EngineConf
-from rollout.errors import BuildError, ConfigError, SandboxError
+from rollout.errors import BuildError, ConfigError, SandboxError, TreeRefused
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.bases import HOST, KINDS, parse_base
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies, limits_in_sight
@@ -54,7 +54,8 @@ from rollout.sandbox.watcher import Watcher
 from rollout.types import Blueprint, digest_of
 
 NAME = "native"
-FEATURES = frozenset({"pty", "ports", "users"})
+FEATURES = frozenset({"pty", "ports", "users", "states"})
+FEATURES_OF_USER = FEATURES - {"users", "states"}
 LEAST_KERNEL = (5, 19)
 """Overlays of id-mapped layers."""
 NEEDS = (
@@ -128,7 +129,7 @@ class NativeEngine:
 
     @property
     def features(self) -> frozenset[str]:
-        return FEATURES - {"users"} if self._ordinary else FEATURES
+        return FEATURES_OF_USER if self._ordinary else FEATURES
 
     # ---------------------------------------------------------------- start and close
 
@@ -260,14 +261,14 @@ class NativeEngine:
     # ---------------------------------------------------------------- kept end states
 
     async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
-        owner, _ = self._started()
+        owner = self._keeper()
         folders, uid_base = self._store.parts(image.layers[-1])
         target = owner.folder / f"{fresh_name('k')}.tar.gz"
         await export_layer(folders, uid_base, target, limit_bytes=limit_bytes, timeout_s=timeout_s)
         return target
 
     async def restore_state(self, below: Image, state: Path, *, limit_bytes: int) -> Image:
-        owner, _ = self._started()
+        owner = self._keeper()
         label = fresh_name("s")
         name = f"owners/{owner.id}/layers/{label}"
         folder, uid_base = self._store.folder(name), self._conf.uid_base
@@ -283,6 +284,11 @@ class NativeEngine:
         image = replace(below, digest=label, layers=(*below.layers, name))
         self._lineage.keep(image)
         return image
+
+    def _keeper(self) -> Owner:
+        if self._ordinary:
+            raise TreeRefused("end states are kept and restored by root alone")
+        return self._started()[0]
 
     # ---------------------------------------------------------------- sandboxes
 
