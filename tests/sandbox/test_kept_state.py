@@ -248,7 +248,9 @@ def packed(*members: tarfile.TarInfo, data: bytes = b"") -> bytes:
 
 
 FILE, LINK, HARD = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
-OUT = member("root/out", LINK, linkname="/etc")
+OUTSIDE = "../../../outside"
+"""A folder beside the layers, as seen from the root folder of one."""
+OUT = member("root/out", LINK, linkname=OUTSIDE)
 HOSTILE = {
     "parent": [member("root/../../evil", FILE)],
     "dots at the end": [member("root/..")],
@@ -265,7 +267,7 @@ HOSTILE = {
     "folder twice": [member("root")],
     "below a file": [member("root/x", FILE), member("root/x/y", FILE)],
     "before its folder": [member("root/x/y", FILE)],
-    "hard link out": [member("root/x", HARD, linkname="../../../etc/passwd")],
+    "hard link out": [member("root/x", HARD, linkname=f"{OUTSIDE}/passwd")],
     "hard link absolute": [member("root/x", HARD, linkname="/etc/passwd")],
     "hard link through a link": [OUT, member("root/x", HARD, linkname="root/out/passwd")],
     "hard link to a link": [OUT, member("root/x", HARD, linkname="root/out")],
@@ -310,9 +312,12 @@ def refuse(tmp_path: Path, state: bytes, limit: int = LIMIT) -> None:
     (tmp_path / "state").write_bytes(state)
     target = tmp_path / "layers" / "one"
     target.mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "passwd").touch()
     with pytest.raises(TreeRefused):
         restore_layer(tmp_path / "state", target, 500_000, limit_bytes=limit)
     assert not list(tmp_path.rglob("evil"))
+    assert (tmp_path / "outside" / "passwd").stat().st_nlink == 1
     assert {path.name for path in target.iterdir()} <= {"root", "usr"}
     assert not Path("/etc/evil").exists()
 
@@ -333,7 +338,7 @@ def test_a_fine_file_is_not_refused(tmp_path: Path) -> None:
     root = tmp_path / "layer" / "root"
     assert (root / "y").read_bytes() == b"content"
     assert (root / "x").stat().st_uid == 500_007
-    assert (root / "out").readlink() == Path("/etc")
+    assert str((root / "out").readlink()) == OUTSIDE
     assert os.lstat(root / "white").st_rdev == 0
     assert os.getxattr(root / "d", "trusted.overlay.redirect") == b"/a/b"
 
