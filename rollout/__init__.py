@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rollout.config import RunConf
     from rollout.dataset.reader import RolloutDataset, open_dataset
     from rollout.errors import RolloutError
-    from rollout.library import run, run_async
+    from rollout.library import run, run_async, sandbox
     from rollout.types import Blueprint, Outcome, Score, ScoreMode, StopReason, Task, Trajectory
 
 __version__ = "0.1.0"
@@ -29,6 +29,7 @@ _HOMES = {
     "open_dataset": "rollout.dataset.reader",
     "run": "rollout.library",
     "run_async": "rollout.library",
+    "sandbox": "rollout.library",
 }
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "open_dataset",
     "run",
     "run_async",
+    "sandbox",
 ]
 
 

@@ -18,7 +18,7 @@ from rollout.compose import Composed, compose_here, conf_dir, diagnose, register
 from rollout.config import nearest
 from rollout.errors import ConfigError, RolloutError
 
-VERBS = ("doctor", "tasks", "show", "retry")
+VERBS = ("doctor", "tasks", "show", "retry", "shell")
 """Each is a module of `rollout.commands` with `main(argv) -> int`, imported when asked for."""
 
 FAILED, BAD_CONFIG, INTERRUPTED = 1, 2, 130

@@ -8,7 +8,7 @@ from typing import cast
 from rollout import plan, plugins
 from rollout.blueprints import pin_bases
 from rollout.compose import Composed
-from rollout.config import RunConf, StoreConf
+from rollout.config import Keeping, RunConf, StoreConf
 from rollout.dataset.log import CommitLog
 from rollout.dataset.run import begin
 from rollout.dataset.state import RunState
@@ -69,6 +69,7 @@ def prepare(composed: Composed) -> Job:
             timeouts=conf.timeouts,
             executor=conf.executor,
             store=conf.store,
+            keep=Keeping.of(conf),
             limits_to_hold=plan.limits_to_hold(loaded, conf.resources),
         ),
         store=store,
@@ -99,6 +100,15 @@ def task_source(conf: RunConf) -> TaskSource:
     return cast(TaskSource, plugins.make(plugins.plugin_of(conf.task)))
 
 
+def task_of(conf: RunConf, task_id: str) -> Task:
+    """One task of a run, as `prepare` would have it; ConfigError when it is not among them."""
+    found = [task for task in task_source(conf).load() if task.id == task_id]
+    if not found:
+        raise ConfigError(f"task {task_id} is no more among those of the run's task source")
+    pinned = pin_bases(found, make_engine(conf.engine, owner="plan"))
+    return plan.complete_tasks(pinned, conf.resources, conf.timeouts)[0]
+
+
 def _refuse_unfit(conf: RunConf, loaded: list[Task], found: list[str]) -> None:
     """Agents that cannot do a task, limits that nobody would hold to: said before the run."""
     if _runs_here(conf):
@@ -107,6 +117,8 @@ def _refuse_unfit(conf: RunConf, loaded: list[Task], found: list[str]) -> None:
             *found,
             *plan.limit_problems(loaded, conf.resources, engine.name, engine.limits),
         ]
+        if conf.keep_on and "states" not in engine.features:
+            found.append("keep_on: needs engine=native, as root; leave it off")
     if found:
         raise ConfigError(plan.clipped(found))
 

@@ -12,6 +12,12 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from rollout.types import Outcome
+
+KEEP_LIMIT_MAX_MB = 4_096
+"""S3 takes no more than 5 GB at once."""
+KEEP_ALL = "all"
+
 
 @dataclass
 class ResourcesConf:
@@ -99,6 +105,8 @@ class TimeoutsConf:
     """Replaces every task's own agent limit, before the multiplier."""
     score_s: float = 600.0
     release_s: float = 30.0
+    keep_s: float = 120.0
+    """For writing down the files of a rollout that `keep_on` asks for."""
     grace_s: float = 5.0
     """How long past its deadline an agent or scorer may take to notice before it is cut off."""
     multiplier: float = 1.0
@@ -167,6 +175,10 @@ class RunConf:
     """Rollouts of each (arm, task): the group size."""
     dry_run: bool = False
     """Print the plan and start nothing."""
+    keep_on: list[str] = field(default_factory=list)
+    """Outcomes, or `all`: of rollouts that end so the agent's files are kept, for `shell`."""
+    keep_limit_mb: float = 256.0
+    """Of one rollout's files; more than that is not kept, which an event of the row tells."""
     task: dict[str, Any] = field(default_factory=dict)
     agent: dict[str, Any] = field(default_factory=dict)
     scorer: dict[str, Any] = field(default_factory=dict)
@@ -226,7 +238,11 @@ MAY_BE_ZERO = frozenset(
 )
 """Every number is finite and above zero, but these may be zero."""
 
-AT_MOST = {"retry.storm_share": 1.0, "executor.dashboard_port": 65_535}
+AT_MOST = {
+    "retry.storm_share": 1.0,
+    "executor.dashboard_port": 65_535,
+    "keep_limit_mb": KEEP_LIMIT_MAX_MB,
+}
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -246,7 +262,32 @@ def problems(conf: RunConf) -> list[str]:
         )
     if conf.store.uri in ("", "s3://"):
         found.append("store.uri: must be given, store.uri=s3://bucket/prefix or a folder")
+    return found + _keep_problems(conf)
+
+
+def _keep_problems(conf: RunConf) -> list[str]:
+    known = (*(outcome.value for outcome in Outcome), KEEP_ALL)
+    found = []
+    for word in conf.keep_on:
+        if word not in known:
+            hint = nearest(word, known) or f"; there are: {', '.join(known)}"
+            found.append(f"keep_on: {word!r} is no outcome{hint}")
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """What `keep_on` and `keep_limit_mb` come to."""
+
+    outcomes: tuple[Outcome, ...] = ()
+    limit_bytes: int = 256 << 20
+
+    @classmethod
+    def of(cls, conf: RunConf) -> "Keeping":
+        """Of a config without problems."""
+        words = Outcome if KEEP_ALL in conf.keep_on else conf.keep_on
+        outcomes = tuple(Outcome(word) for word in words)
+        return cls(outcomes=outcomes, limit_bytes=int(conf.keep_limit_mb * 2**20))
 
 
 def _walk(conf: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,14 +12,16 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 from rollout.agents.base import Agent
 from rollout.aio import Deadline, shielded
-from rollout.config import TimeoutsConf
+from rollout.config import Keeping, TimeoutsConf
 from rollout.errors import (
     BuildError,
     ModelError,
     OutOfMemory,
+    RolloutError,
     SandboxError,
     SandboxLost,
     ScoreError,
@@ -51,6 +53,9 @@ ENDED_AS = {
     StopReason.ERROR: Outcome.AGENT_ERROR,
 }
 
+STATE_NAME = "state.tar.gz"
+"""The artifact that holds what the agent left."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
@@ -62,6 +67,7 @@ class Bench:
     run_id: str
     node: str
     worker: str
+    keep: Keeping = Keeping()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +77,12 @@ class Ended:
     trajectory: Trajectory
     blobs: Mapping[str, bytes] = field(default_factory=dict)
     """Artifact name to content."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Artifact name to a file of this machine, for the taker to remove."""
+
+    def remove_files(self) -> None:
+        for path in self.files.values():
+            path.unlink(missing_ok=True)
 
 
 async def run_episode(
@@ -83,7 +95,12 @@ async def run_episode(
     on_phase: Callable[[str], None] = lambda name: None,
 ) -> Ended:
     """Make one attempt. Nothing escapes but cancellation; a failure is a typed outcome."""
-    return await _Episode(lease, task, arm, agent, scorer, bench, on_phase).run()
+    episode = _Episode(lease, task, arm, agent, scorer, bench, on_phase)
+    try:
+        return await episode.run()
+    except BaseException:
+        episode.forget_state()
+        raise
 
 
 class _Episode:
@@ -111,10 +128,23 @@ class _Episode:
         self.box: Sandbox | None = None
         self.scene: Image | None = None
         """The agent's files as an image, to discard in the end."""
+        self.state: Path | None = None
+        """The agent's files as a file, where they are to be kept."""
         self.sandbox_id = ""
         self.limits_enforced: tuple[str, ...] = ()
 
     async def run(self) -> Ended:
+        try:
+            await self._run_stages()
+            await self._keep_state()
+        finally:
+            with self.transcript.phase("release"):
+                await self._release()
+                if self.scene is not None:
+                    await shielded(self.bench.engine.discard(self.scene))
+        return self._ended()
+
+    async def _run_stages(self) -> None:
         try:
             await self._make_ready()
             await self._let_agent_work()
@@ -122,12 +152,6 @@ class _Episode:
             await self._score()
         except Exception as exc:  # noqa: BLE001 - the boundary: a failure becomes an outcome here
             self._record_failure(exc)
-        finally:
-            with self.transcript.phase("release"):
-                await self._release()
-                if self.scene is not None:
-                    await shielded(self.bench.engine.discard(self.scene))
-        return self._ended()
 
     # ---------------------------------------------------------------- before the agent
 
@@ -265,6 +289,8 @@ class _Episode:
         taken = [
             await take_output(self.box, output, self.transcript) for output in self.task.outputs
         ]
+        if self.bench.keep.outcomes and self.scene is None:
+            self.scene = await self.box.end_as_image()
         await self._release()
         box = await self._claim(self.task.verifier.blueprint or self.task.blueprint)
         for tree, folder in filter(None, taken):
@@ -280,6 +306,39 @@ class _Episode:
                     self.verdict = await self.scorer.score(
                         self.task, self.box, Deadline.after(limit_s)
                     )
+
+    # ---------------------------------------------------------------- what is kept of it
+
+    async def _keep_state(self) -> None:
+        """Write the agent's files down where `keep_on` asks for it: they never fail the rollout.
+
+        In shared mode, and where nothing was scored, the sandbox ends here, so they include what
+        the scorer did.
+        """
+        keep, final = self.bench.keep, self.outcome.scored or self.lease.last
+        if self.outcome not in keep.outcomes or not final:
+            return
+        with self.transcript.phase("keep"):
+            try:
+                async with boundary(SandboxError, "keep the end state"):
+                    await self._write_state(keep.limit_bytes)
+            except RolloutError as exc:
+                self.transcript.event("state_not_kept", clip(str(exc), 1_000))
+
+    async def _write_state(self, limit_bytes: int) -> None:
+        if self.scene is None:
+            if self.box is None:
+                raise SandboxError("there is no sandbox")
+            self.scene = await self.box.end_as_image()
+        await self._release()
+        self.state = await self.bench.engine.export_state(
+            self.scene, limit_bytes=limit_bytes, timeout_s=self.bench.timeouts.keep_s
+        )
+
+    def forget_state(self) -> None:
+        """Nobody will take it."""
+        if self.state is not None:
+            self.state.unlink(missing_ok=True)
 
     # ---------------------------------------------------------------- the row
 
@@ -305,7 +364,8 @@ class _Episode:
         finished_at = now()
         output = self.verdict.output if self.verdict else ""
         blobs = {"scorer_output.txt": output.encode()} if len(output) > CLIP_CHARS else {}
-        return Ended(trajectory=self._trajectory(finished_at, output), blobs=blobs)
+        files = {} if self.state is None else {STATE_NAME: self.state}
+        return Ended(trajectory=self._trajectory(finished_at, output), blobs=blobs, files=files)
 
     def _trajectory(self, finished_at: datetime, output: str) -> Trajectory:
         lease, task, said, verdict = self.lease, self.task, self.transcript, self.verdict

@@ -30,7 +30,13 @@ def commands() -> list[str]:
 def run(command: list[str], cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "ROLLOUT_"))}
     return subprocess.run(
-        command, cwd=cwd, env={**clean, **env}, capture_output=True, text=True, timeout=240
+        command,
+        cwd=cwd,
+        env={**clean, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
 
 
@@ -69,11 +75,19 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @native
 @pytest.mark.docs
+def test_the_sandbox_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
+    (code,) = (block for block in blocks("python") if "rollout.sandbox(" in block)
+    done = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(ROOT))
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+
+
+@native
+@pytest.mark.docs
 @pytest.mark.ray
 class TestReadme:
     def test_snippet_runs_as_printed(self, quickstart: Path) -> None:
-        (snippet,) = blocks("python")
-        done = run([sys.executable, "-c", snippet], quickstart, PYTHONPATH=str(ROOT))
+        (code,) = (block for block in blocks("python") if "open_dataset" in block)
+        done = run([sys.executable, "-c", code], quickstart, PYTHONPATH=str(ROOT))
         assert done.returncode == 0, done.stderr
         assert "'reward_mean': 1.0" in done.stdout
         assert "'reward_mean': 0.0" in done.stdout

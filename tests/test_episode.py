@@ -9,7 +9,7 @@ import pytest
 from rollout.agents.base import Model, Recorder
 from rollout.aio import Deadline
 from rollout.capacity import Capacity
-from rollout.config import PoolConf, TimeoutsConf
+from rollout.config import Keeping, PoolConf, TimeoutsConf
 from rollout.episode import Bench, run_episode
 from rollout.errors import ModelError, ScoreError
 from rollout.pool import WarmPool
@@ -283,6 +283,47 @@ async def test_earlier_attempts_ride_along(bench: Bench) -> None:
     row = await roll(bench, lease=lease)
     assert [(a.n, a.outcome) for a in row.attempts] == [(1, "scoring_error"), (2, "ok")]
     assert isinstance(row.attempts[0], Attempt)
+
+
+@pytest.mark.parametrize("mode", [ScoreMode.FORK, ScoreMode.FRESH, ScoreMode.SHARED])
+@pytest.mark.parametrize("scorer", [FileScorer(), BrokenScorer(ScoreError("no verdict"))])
+async def test_a_state_that_cannot_be_kept_is_told_and_fails_nothing(
+    bench: Bench, mode: ScoreMode, scorer: object
+) -> None:
+    """This engine keeps none; tests/commands/test_shell.py has one that does."""
+    outcome = Outcome.OK if isinstance(scorer, FileScorer) else Outcome.SCORING_ERROR
+    keeping = dataclasses.replace(bench, keep=Keeping(outcomes=(outcome,)))
+    task = dataclasses.replace(TASK, outputs=(Output(source="/app/out"),))
+    arm = dataclasses.replace(ARM, score_mode=mode)
+    row = await roll(keeping, scorer=scorer, task=task, arm=arm)
+    assert (row.outcome, row.error_type) == (outcome, "" if outcome is Outcome.OK else "ScoreError")
+    (event,) = row.events
+    assert (event.kind, "engine=native" in event.detail) == ("state_not_kept", True)
+    assert [phase.name for phase in row.phases][-2:] == ["keep", "release"]
+    assert bench.pool.counts()["claimed"] == 0
+
+
+async def test_a_state_is_kept_only_of_the_endings_asked_for_and_of_the_last_attempt(
+    bench: Bench,
+) -> None:
+    keeping = dataclasses.replace(bench, keep=Keeping(outcomes=(Outcome.SCORING_ERROR,)))
+    assert (await roll(keeping)).events == ()
+    broken = BrokenScorer(ScoreError("no verdict"))
+    again = dataclasses.replace(LEASE, last=False)
+    assert (await roll(keeping, scorer=broken, lease=again)).events == ()
+    assert (await roll(keeping, scorer=broken)).events[0].kind == "state_not_kept"
+
+
+async def test_what_is_lost_has_no_state(bench: Bench) -> None:
+    async def act(box: Sandbox, record: Recorder) -> StopReason:
+        await box.close()
+        await box.exec(["true"])
+        return StopReason.COMPLETED
+
+    keeping = dataclasses.replace(bench, keep=Keeping(outcomes=tuple(Outcome)))
+    row = await roll(keeping, act)
+    assert (row.outcome, row.error_type) == (Outcome.SANDBOX_LOST, "SandboxLost")
+    assert [event.kind for event in row.events] == ["state_not_kept"]
 
 
 async def test_cancellation_gives_everything_back(bench: Bench) -> None:

@@ -64,6 +64,7 @@ BY_NAME = {
     "": "public names are fetched from their modules at first use",
     "__main__": "a verb's module is imported when that verb is asked for",
     "plugins": "what users bring is named by a dotted path",
+    "sandbox": "called as rollout.sandbox(…), it hands on to the library",
 }
 """Modules that import by a name known only at run time."""
 

@@ -15,6 +15,8 @@ python -m rollout +experiment=NAME [key=value …]     run an experiment, or wha
 python -m rollout tasks check PATH                   do gold solutions pass and empty ones fail?
 python -m rollout show RUN [TRAJECTORY]              the rollouts of a run, the story of one
 python -m rollout retry RUN [outcome=[a,b]]          make rollouts again that ended so
+python -m rollout shell RUN TRAJECTORY               look around in what a rollout left
+python -m rollout shell --blueprint NAME             a shell in a fresh sandbox
 python -m rollout doctor                             what this machine can and cannot do
 
 experiments
@@ -27,6 +29,7 @@ useful keys
   name=…  samples=8  dry_run=true                    the run's name, group size, plan only
   sweep.agent=[oracle,nop]                           arms: every combination of the sweep's values
   task.path=… task.limit=10 'task.include=[a*]'      which tasks
+  keep_on=[agent_error]                              whose files to keep for shell: outcomes, all
   executor=local store=s3 store.uri=s3://bucket/p    where it runs, where the dataset goes
   --cfg job                                          print the config and stop
   --config-dir DIR                                   more options and experiments, from your folder

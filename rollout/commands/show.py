@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     parent, name = place_of(words.plain[0], words.store)
     with _open(build.run_uri(parent, name), words.store.endpoint_url, words.store.region) as data:
         if len(words.plain) == 2:
-            show(sys.stdout, story(data.trajectory(_full_id(data, words.plain[1]))))
+            show(sys.stdout, story(data.trajectory(full_id(data, words.plain[1]))))
         else:
             _show_all(data)
     return 0
@@ -59,7 +59,8 @@ def _badness(row: dict[str, Any]) -> tuple[bool, float, str, str, int]:
     return (scored, reward if scored else 0.0, row["arm"], row["task_id"], row["sample_index"])
 
 
-def _full_id(data: RolloutDataset, prefix: str) -> str:
+def full_id(data: RolloutDataset, prefix: str) -> str:
+    """The one id that begins so; ConfigError for none and for several."""
     found = sorted(id_ for id_ in data.finished_ids() if id_.startswith(prefix))
     if len(found) == 1:
         return found[0]

@@ -5,7 +5,8 @@ it; everyone else learns that something was there.
 """
 
 import uuid
-from typing import Protocol
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from rollout.errors import StoreError
 
@@ -30,8 +31,14 @@ class Store(Protocol):
         After a lost reply a retry may find one's own object: who gets False compares content.
         """
 
+    def put_file_if_absent(self, path: str, source: Path) -> bool:
+        """The same with a file's content, which is never whole in memory."""
+
     def get(self, path: str) -> bytes:
         """Raises FileNotFoundError when nothing has that name."""
+
+    def get_file(self, path: str, target: BinaryIO) -> None:
+        """The same into an open file, piece by piece."""
 
     def list(self, prefix: str, after: str = "") -> list[str]:
         """Paths that start with `prefix` and sort after `after`, in order."""

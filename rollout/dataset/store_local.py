@@ -6,10 +6,13 @@ moment leaves at most a file in `_tmp/`, which the end of the run removes.
 
 import contextlib
 import errno
+import io
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from rollout.dataset.store_base import check_path, probe
 from rollout.errors import StoreError
@@ -34,9 +37,16 @@ class LocalStore:
         self.uri = str(self.root)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
+        return self._put(path, io.BytesIO(data))
+
+    def put_file_if_absent(self, path: str, source: Path) -> bool:
+        with source.open("rb") as file:
+            return self._put(path, file)
+
+    def _put(self, path: str, source: BinaryIO) -> bool:
         target = self.root / check_path(path)
         with self._explained(f"write {path}"):
-            temporary = self._write_temporary(data)
+            temporary = self._write_temporary(source)
             try:
                 _make_folders(target.parent)
                 created = _link(temporary, target)
@@ -48,6 +58,11 @@ class LocalStore:
     def get(self, path: str) -> bytes:
         with self._explained(f"read {path}", missing_ok=True):
             return (self.root / check_path(path)).read_bytes()
+
+    def get_file(self, path: str, target: BinaryIO) -> None:
+        source = self.root / check_path(path)
+        with self._explained(f"read {path}", missing_ok=True), source.open("rb") as file:
+            shutil.copyfileobj(file, target)
 
     def list(self, prefix: str, after: str = "") -> list[str]:
         with self._explained(f"list {prefix}"):
@@ -68,12 +83,12 @@ class LocalStore:
     def __repr__(self) -> str:
         return f"LocalStore({self.uri!r})"
 
-    def _write_temporary(self, data: bytes) -> Path:
+    def _write_temporary(self, source: BinaryIO) -> Path:
         _make_folders(self.root / "_tmp")
         temporary = self.root / "_tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
         try:
             with temporary.open("xb") as file:
-                file.write(data)
+                shutil.copyfileobj(source, file)
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException:

@@ -5,9 +5,11 @@ same name was under way, so the question is asked again. boto3 itself repeats a 
 lost; that put then answers 412 for one's own object, which callers find out by content.
 """
 
+import io
 import random
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import boto3
@@ -31,6 +33,7 @@ TRIES = 4
 """Of one call, first included; botocore backs off in between."""
 CONFLICT_TRIES = 8
 CONNECTIONS = 32
+READ_BYTES = 1 << 20
 
 
 class S3Store:
@@ -56,10 +59,19 @@ class S3Store:
             ) from exc
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
+        return self._put(path, data)
+
+    def put_file_if_absent(self, path: str, source: Path) -> bool:
+        with source.open("rb") as file:
+            return self._put(path, file)
+
+    def _put(self, path: str, body: bytes | BinaryIO) -> bool:
         key = self._key(path)
         for attempt in range(CONFLICT_TRIES):
+            if not isinstance(body, bytes):
+                body.seek(0)
             try:
-                self._client.put_object(Bucket=self.bucket, Key=key, Body=data, IfNoneMatch="*")
+                self._client.put_object(Bucket=self.bucket, Key=key, Body=body, IfNoneMatch="*")
             except (ClientError, BotoCoreError) as exc:
                 if _status(exc) == 412:
                     return False
@@ -74,11 +86,20 @@ class S3Store:
         )
 
     def get(self, path: str) -> bytes:
-        key = self._key(path)
+        read = io.BytesIO()
+        self.get_file(path, read)
+        return read.getvalue()
+
+    def get_file(self, path: str, target: BinaryIO) -> None:
+        key, start = self._key(path), target.tell()
         for attempt in range(TRIES):
             try:
                 body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
-                return bytes(body.read())
+                target.seek(start)
+                target.truncate()
+                for piece in body.iter_chunks(READ_BYTES):
+                    target.write(piece)
+                return
             except ClientError as exc:
                 if _code(exc) in ("NoSuchKey", "404"):
                     raise FileNotFoundError(f"{self.uri}/{path}") from exc

@@ -8,7 +8,15 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rollout.config import EngineConf, ExecutorConf, PoolConf, RetryConf, StoreConf, TimeoutsConf
+from rollout.config import (
+    EngineConf,
+    ExecutorConf,
+    Keeping,
+    PoolConf,
+    RetryConf,
+    StoreConf,
+    TimeoutsConf,
+)
 from rollout.dataset.base import CommitReply, CommitRequest
 from rollout.types import Arm, Attempt, Lease, RolloutSpec, Task
 
@@ -30,6 +38,7 @@ class RunPlan:
     timeouts: TimeoutsConf
     executor: ExecutorConf
     store: StoreConf
+    keep: Keeping = Keeping()
     limits_to_hold: tuple[str, ...] = ()
     """Of `cpu memory disk pids`: a worker whose engine cannot enforce one of these does not work.
     """

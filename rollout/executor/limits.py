@@ -29,7 +29,8 @@ def hard_limit_s(plan: RunPlan, task: Task, arm: Arm) -> float:
     collect_s = sum(step.timeout_s for step in task.verifier.collect)
     healthy_s = _healthy_s(task.healthcheck) if task.healthcheck else 0.0
     around_s = 2 * (conf.create_s + conf.release_s) + plan.store.flush_s
-    return scaled_s + collect_s + healthy_s + around_s + SLACK_S
+    keep_s = conf.keep_s if plan.keep.outcomes else 0.0
+    return scaled_s + collect_s + healthy_s + around_s + keep_s + SLACK_S
 
 
 def _healthy_s(check: HealthCheck) -> float:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from rollout.agents.base import Agent
 from rollout.aio import shielded
@@ -263,7 +264,11 @@ class Worker:
     async def _episode(self, lease: Lease) -> None:
         name = lease.spec.trajectory_id
         try:
-            await self._deliver(lease, await self._attempt(lease))
+            ended = await self._attempt(lease)
+            try:
+                await self._deliver(lease, ended)
+            finally:
+                ended.remove_files()
         except asyncio.CancelledError:
             if name not in self._returning:
                 raise
@@ -288,6 +293,7 @@ class Worker:
             run_id=plan.run_id,
             node=self._node,
             worker=self._name,
+            keep=plan.keep,
         )
 
         def on_phase(phase: str) -> None:
@@ -311,11 +317,18 @@ class Worker:
     async def _keep(self, ended: Ended) -> list[Artifact]:
         """Put what is too large for a row beside the dataset, by attempt."""
         row, kept = ended.trajectory, []
+        folder = f"artifacts/{row.spec.trajectory_id}/{row.epoch}-{row.attempt}"
         for name, data in ended.blobs.items():
-            uri = f"artifacts/{row.spec.trajectory_id}/{row.epoch}-{row.attempt}/{name}"
+            uri = f"{folder}/{name}"
             await asyncio.to_thread(self._store.put_if_absent, uri, data)
             digest = hashlib.sha256(data).hexdigest()
             kept.append(Artifact(name=name, uri=uri, sha256=digest, bytes=len(data)))
+        for name, path in ended.files.items():
+            uri = f"{folder}/{name}"
+            digest = await asyncio.to_thread(_sha256, path)
+            await asyncio.to_thread(self._store.put_file_if_absent, uri, path)
+            size = path.stat().st_size
+            kept.append(Artifact(name=name, uri=uri, sha256=digest, bytes=size))
         return kept
 
     async def _commit(self, request: CommitRequest) -> CommitReply:
@@ -363,6 +376,11 @@ class Worker:
             }
             self._meter.observe(self._counts)
             await asyncio.sleep(OBSERVE_S)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first(group: BaseExceptionGroup[RolloutError]) -> RolloutError:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -306,8 +307,9 @@ class Engine(Protocol):
 
     @property
     def features(self) -> frozenset[str]:
-        """Which of `pty ports programs users` its sandboxes have; programs: real ones, on a kernel;
-        users: more than their root."""
+        """Which of `pty ports programs users states` its sandboxes have; `programs`: real ones, on
+        a kernel; `users`: more than their root; `states`: what they wrote can be exported and
+        restored."""
 
     async def start(self) -> None:
         """Take ownership, sweep what dead owners left, make ready to create."""
@@ -323,6 +325,16 @@ class Engine(Protocol):
 
         Those that stand on it live on, and its files go with the last of them.
         """
+
+    async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
+        """What the sandbox wrote that left `image`, as a file that is the caller's to remove.
+
+        TreeRefused if that is more than `limit_bytes` or takes longer than `timeout_s`, or if the
+        engine lacks the feature `states`.
+        """
+
+    async def restore_state(self, below: Image, state: Path, *, limit_bytes: int) -> Image:
+        """An image of `below` and an exported file above it; `discard` drops it. TreeRefused."""
 
     async def close(self) -> None:
         """End every sandbox and give up ownership; idempotent."""

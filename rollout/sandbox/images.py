@@ -82,6 +82,12 @@ class ImageStore:
                 usr.append((0, Path("/usr")))
         return Stacks(tuple(root), tuple(usr), layers[0][1].uid_base)
 
+    def parts(self, name: str) -> tuple[dict[str, Path], int]:
+        """The layer's own folders, `root` and maybe `usr`, and the first uid of their owners."""
+        layer, folder = self._read(name), self.folder(name)
+        found = {part: folder / part for part in ("root", "usr") if (folder / part).is_dir()}
+        return found, layer.uid_base
+
     def _read(self, name: str) -> Layer:
         if name not in self._layers:
             try:

@@ -19,12 +19,13 @@ from pathlib import Path
 
 from rollout.aio import shielded
 from rollout.config import CHOICES, EngineConf
-from rollout.errors import BuildError, ConfigError, SandboxError
+from rollout.errors import BuildError, ConfigError, SandboxError, TreeRefused
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.bases import HOST, KINDS, parse_base
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies, limits_in_sight
 from rollout.sandbox.chains import Chains
 from rollout.sandbox.clearer import Clearer
+from rollout.sandbox.export import export_layer
 from rollout.sandbox.flatten import root_of
 from rollout.sandbox.images import (
     ImageStore,
@@ -38,6 +39,7 @@ from rollout.sandbox.launcher import Launched, Launcher
 from rollout.sandbox.lineage import Lineage, fork
 from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.sandbox.owner import Owner, Slots, remove_tree
+from rollout.sandbox.restore import restore_layer
 from rollout.sandbox.rootfs import BaseLayers
 from rollout.sandbox.scratch import Scratch, Scratches
 from rollout.sandbox.steps import apply_steps, changes_files, image_settings
@@ -54,7 +56,8 @@ from rollout.sandbox.watcher import Watcher
 from rollout.types import Blueprint, digest_of
 
 NAME = "native"
-FEATURES = frozenset({"pty", "ports", "programs", "users"})
+FEATURES = frozenset({"pty", "ports", "programs", "users", "states"})
+FEATURES_OF_USER = FEATURES - {"users", "states"}
 LEAST_KERNEL = (5, 19)
 """Overlays of id-mapped layers."""
 NEEDS = (
@@ -134,7 +137,7 @@ class NativeEngine:
 
     @property
     def features(self) -> frozenset[str]:
-        return FEATURES - {"users"} if self._ordinary else FEATURES
+        return FEATURES_OF_USER if self._ordinary else FEATURES
 
     # ---------------------------------------------------------------- start and close
 
@@ -266,6 +269,38 @@ class NativeEngine:
                 await self._remove_subvolume(layer.removeprefix(self._volume_prefix))
             else:
                 await asyncio.to_thread(self._store.drop, layer)
+
+    # ---------------------------------------------------------------- kept end states
+
+    async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
+        owner = self._keeper()
+        folders, uid_base = self._store.parts(image.layers[-1])
+        target = owner.folder / f"{fresh_name('k')}.tar.gz"
+        await export_layer(folders, uid_base, target, limit_bytes=limit_bytes, timeout_s=timeout_s)
+        return target
+
+    async def restore_state(self, below: Image, state: Path, *, limit_bytes: int) -> Image:
+        owner = self._keeper()
+        label = fresh_name("s")
+        name = f"owners/{owner.id}/layers/{label}"
+        folder, uid_base = self._store.folder(name), self._conf.uid_base
+        folder.mkdir(mode=0o700)
+        try:
+            await shielded(
+                asyncio.to_thread(restore_layer, state, folder, uid_base, limit_bytes=limit_bytes)
+            )
+            self._store.seal(folder, Layer(uid_base=uid_base))
+        except BaseException:
+            await shielded(asyncio.to_thread(remove_tree, folder))
+            raise
+        image = replace(below, digest=label, layers=(*below.layers, name))
+        self._lineage.keep(image)
+        return image
+
+    def _keeper(self) -> Owner:
+        if self._ordinary:
+            raise TreeRefused("end states are kept and restored by root alone")
+        return self._started()[0]
 
     # ---------------------------------------------------------------- sandboxes
 

@@ -19,6 +19,22 @@ def test_the_first_put_stays(store: Store) -> None:
     assert store.get("a/b.json") == b"first"
 
 
+def test_files_go_in_and_come_out_like_bytes(store: Store, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 10_000
+    (tmp_path / "source").write_bytes(content)
+    assert store.put_file_if_absent("a/file", tmp_path / "source")
+    (tmp_path / "source").write_bytes(b"other")
+    assert not store.put_file_if_absent("a/file", tmp_path / "source")
+    assert store.get("a/file") == content
+    with (tmp_path / "target").open("wb") as target:
+        store.get_file("a/file", target)
+        with pytest.raises(FileNotFoundError):
+            store.get_file("a/nothing", target)
+    assert (tmp_path / "target").read_bytes() == content
+    with pytest.raises(StoreError, match="no name for an object"):
+        store.put_file_if_absent("../x", tmp_path / "source")
+
+
 def test_sixteen_puts_at_once_have_one_winner(store: Store) -> None:
     barrier = threading.Barrier(16)
 

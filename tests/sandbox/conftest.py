@@ -19,8 +19,8 @@ from tests.sandbox.harness import Bench, Sh, needs_btrfs, shell_in, until_empty
 SLOTS = 64
 UIDS_EACH = 65_536
 LACKING: dict[str, frozenset[str]] = {
-    "memory": frozenset({"pty", "ports", "programs"}),
-    "native": frozenset({"users"} if os.geteuid() != 0 else ()),
+    "memory": frozenset({"pty", "ports", "programs", "states"}),
+    "native": frozenset({"users", "states"} if os.geteuid() != 0 else ()),
 }
 """The features an engine may do without. What it refuses then is a test like any other."""
 

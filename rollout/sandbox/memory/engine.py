@@ -2,8 +2,9 @@
 
 import secrets
 from functools import partial
+from pathlib import Path
 
-from rollout.errors import BuildError, SandboxError
+from rollout.errors import BuildError, SandboxError, TreeRefused
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.bases import HOST, HOST_FROZEN
 from rollout.sandbox.lineage import fork
@@ -15,6 +16,7 @@ from rollout.types import Blueprint
 
 BASES = frozenset({HOST, HOST_FROZEN})
 """The host of this engine is made up and never changes, so frozen is what it is."""
+NOTHING_KEPT = "the memory engine keeps no end states; engine=native does"
 
 
 class MemoryEngine:
@@ -123,6 +125,12 @@ class MemoryEngine:
     async def discard(self, image: Image) -> None:
         if image.digest not in self._built:
             self._trees.pop(image.digest, None)
+
+    async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
+        raise TreeRefused(NOTHING_KEPT)
+
+    async def restore_state(self, below: Image, state: Path, *, limit_bytes: int) -> Image:
+        raise TreeRefused(NOTHING_KEPT)
 
     async def close(self) -> None:
         self._running = False

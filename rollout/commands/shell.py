@@ -1,0 +1,283 @@
+"""`shell`: a shell in a sandbox that holds what a rollout left, or in a fresh one."""
+
+import asyncio
+import hashlib
+import io
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rollout import build
+from rollout.commands.attach import attach, on_terminal, terminal_size
+from rollout.commands.retry import saved_run
+from rollout.commands.show import full_id
+from rollout.commands.where import STORE_WORDS, Words, place_of, read_words
+from rollout.config import CHOICES, KEEP_LIMIT_MAX_MB, EngineConf, RunConf, nearest
+from rollout.dataset.reader import RolloutDataset, open_dataset
+from rollout.episode import STATE_NAME
+from rollout.errors import ConfigError, StoreError
+from rollout.library import blueprint_of, running_engine
+from rollout.report.render import printable, show, text
+from rollout.sandbox.base import SandboxSpec
+from rollout.types import Artifact, Blueprint, Trajectory
+
+USAGE = """\
+python -m rollout shell RUN TRAJECTORY [options] [key=value …] [-- COMMAND …]
+python -m rollout shell --blueprint NAME [options] [key=value …] [-- COMMAND …]
+
+A shell in a sandbox of this machine: with the files that a rollout left, where the run kept them
+(keep_on=[agent_error] or another outcome, or all), or in a fresh one. What you change there is gone
+when you leave. What it prints reaches your terminal as it is.
+
+RUN               a run's name below store.uri (default: runs), its folder, or s3://bucket/prefix/run
+TRAJECTORY        the first letters of an id that `show RUN` tells
+--blueprint NAME  an option of conf/blueprint, or a base such as rootfs:/srv/debian
+--fresh           the computer of that rollout as it was before the agent came
+--user USER       who to be; default: whom the blueprint names, else root
+--cwd FOLDER      where to begin; default: the blueprint's working folder
+-- COMMAND …      to run in place of the shell; the exit code is passed on
+key=value         store.uri= store.endpoint_url= store.region=, and engine.root_dir= or another
+                  key of the engine, which else is as the run had it
+
+Without a terminal on both sides, input and output are passed on as they are.
+"""
+ENGINE_WORDS = tuple(f"engine.{item.name}" for item in fields(EngineConf))
+VALUED = ("--blueprint", "--user", "--cwd")
+SHELL = ("sh", "-c", "if command -v bash >/dev/null; then exec bash; fi; exec sh")
+SESSION_TIMEOUT_S = 30 * 86_400.0
+TERM_CHARS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    words: Words
+    options: dict[str, str]
+    command: tuple[str, ...]
+
+    @property
+    def fresh(self) -> bool:
+        return "--fresh" in self.options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Computer:
+    """What to make, and the file to lay over it."""
+
+    blueprint: Blueprint
+    engine: EngineConf
+    about: str
+    state: Path | None = None
+
+
+def main(argv: Sequence[str]) -> int:
+    own = argv[: argv.index("--")] if "--" in argv else argv
+    if {"-h", "--help"} & set(own):
+        show(sys.stdout, text(USAGE))
+        return 0
+    asked = _read(argv)
+    # Without a name, so that it is gone with this process however that ends.
+    with tempfile.TemporaryFile() as file:
+        return asyncio.run(_until_signal(asked, file.fileno()))
+
+
+# ---------------------------------------------------------------- what was asked for
+
+
+def _read(argv: Sequence[str]) -> _Asked:
+    """The words before `--` are ours, all after it are the command's."""
+    cut = list(argv).index("--") if "--" in argv else len(argv)
+    options: dict[str, str] = {}
+    rest = []
+    words = iter(argv[:cut])
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in VALUED:
+            options[name] = value if equals else next(words, "")
+            if not options[name]:
+                raise ConfigError(f"{name}: must be followed by a value\n{USAGE}")
+        elif word == "--fresh":
+            options[word] = word
+        elif word.startswith("-"):
+            raise ConfigError(f"{word}: unknown{nearest(name, (*VALUED, '--fresh'))}\n{USAGE}")
+        else:
+            rest.append(word)
+    found = read_words(rest, (*STORE_WORDS, *ENGINE_WORDS), USAGE)
+    if len(found.plain) != (0 if "--blueprint" in options else 2):
+        raise ConfigError(f"shell takes a run and a trajectory, or --blueprint NAME\n{USAGE}")
+    return _Asked(words=found, options=options, command=tuple(argv[cut + 1 :]))
+
+
+def _computer(asked: _Asked, room: int) -> _Computer:
+    """`room`: a descriptor of an empty file, for what a rollout left."""
+    name = asked.options.get("--blueprint")
+    if name is None:
+        return _of_rollout(asked, room)
+    engine = _engine(EngineConf(), asked.words)
+    return _Computer(blueprint=blueprint_of(name), engine=engine, about=f"blueprint {name}, fresh")
+
+
+def _engine(conf: EngineConf, words: Words) -> EngineConf:
+    changes: dict[str, Any] = {}
+    for key, value in words.settings.items():
+        if key in ENGINE_WORDS:
+            name = key.removeprefix("engine.")
+            changes[name] = _typed(key, value, getattr(conf, name))
+    return replace(conf, **changes)
+
+
+def _typed(key: str, value: str, like: object) -> object:
+    allowed = CHOICES.get(key, (value,))
+    if value not in allowed:
+        raise ConfigError(f"{key}: {value!r} is none of {', '.join(allowed)}")
+    try:
+        return type(like)(value) if isinstance(like, int | float) else value
+    except ValueError as exc:
+        raise ConfigError(f"{key}: {value!r} is no number") from exc
+
+
+# ---------------------------------------------------------------- of a rollout
+
+
+def _of_rollout(asked: _Asked, room: int) -> _Computer:
+    run, prefix = asked.words.plain
+    parent, name = place_of(run, asked.words.store)
+    conf = saved_run(parent, name, asked.words.store).conf
+    uri, store = build.run_uri(parent, name), conf.store
+    with open_dataset(uri, endpoint_url=store.endpoint_url, region=store.region) as data:
+        row = data.trajectory(full_id(data, prefix))
+        kept = None if asked.fresh else _kept(row, run)
+        blueprint = _blueprint(conf, row)
+        state = None if kept is None else _fetched(data, kept, room)
+    how = "as the agent left it" if state else "fresh"
+    about = f"rollout {row.spec.trajectory_id[:12]} of {name}, task {row.spec.task_id}, {how}"
+    engine = _engine(conf.engine, asked.words)
+    return _Computer(blueprint=blueprint, engine=engine, about=about, state=state)
+
+
+def _kept(row: Trajectory, run: str) -> Artifact:
+    for artifact in row.artifacts:
+        if artifact.name == STATE_NAME:
+            return artifact
+    id_ = row.spec.trajectory_id[:12]
+    told = [event.detail for event in row.events if event.kind == "state_not_kept"]
+    why = f" ({told[-1]})" if told else ""
+    raise ConfigError(
+        f"rollout {id_} ended as {row.outcome} and its files were not kept{why}. "
+        f"A run with keep_on=[{row.outcome}] keeps those of rollouts that end so, up to "
+        f"keep_limit_mb each; a fresh sandbox of the same blueprint: "
+        f"python -m rollout shell {run} {id_} --fresh"
+    )
+
+
+def _blueprint(conf: RunConf, row: Trajectory) -> Blueprint:
+    """As the run had it; where the task has changed since, that is said."""
+    blueprint = build.task_of(conf, row.spec.task_id).blueprint
+    if blueprint.digest != row.blueprint_digest:
+        _say(
+            f"the blueprint of task {row.spec.task_id} has changed since the rollout (digest was "
+            f"{row.blueprint_digest[:12]}, is {blueprint.digest[:12]}): what the agent did not "
+            "write is as it is now"
+        )
+    return blueprint
+
+
+class _Bounded(io.FileIO):
+    """A file that never gets longer than it was said to be."""
+
+    def __init__(self, descriptor: int, limit_bytes: int) -> None:
+        super().__init__(descriptor, "rb+", closefd=False)
+        self._limit_bytes = limit_bytes
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._limit_bytes:
+            raise StoreError("it is longer than its row says")
+        return super().write(data)
+
+
+def _fetched(data: RolloutDataset, kept: Artifact, room: int) -> Path:
+    """The state's file, brought here and compared with what its row says."""
+    try:
+        with _Bounded(room, kept.bytes) as file:
+            data.store.get_file(kept.uri, file)
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{data.uri}/{kept.uri} is gone; --fresh needs none") from exc
+    if digest != kept.sha256:
+        raise StoreError(f"{data.uri}/{kept.uri} is not what its row says: it was changed")
+    return Path(f"/proc/self/fd/{room}")
+
+
+# ---------------------------------------------------------------- the session
+
+
+async def _until_signal(asked: _Asked, room: int) -> int:
+    """The exit code of the command, or of the signal that ended us: everything is left in order."""
+    with _ending_on(signal.SIGTERM, signal.SIGHUP) as told:
+        try:
+            return await _session(await asyncio.to_thread(_computer, asked, room), asked)
+        except asyncio.CancelledError:
+            if not told:
+                raise
+            return 128 + told[0]
+
+
+@contextmanager
+def _ending_on(*numbers: signal.Signals) -> Iterator[list[int]]:
+    loop, task, told = asyncio.get_running_loop(), asyncio.current_task(), list[int]()
+    assert task is not None
+
+    def end(number: int) -> None:
+        told.append(number)
+        task.cancel()
+
+    for number in numbers:
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield told
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def _session(computer: _Computer, asked: _Asked) -> int:
+    terminal = on_terminal()
+    async with running_engine(computer.engine) as engine:
+        image = await engine.build(computer.blueprint)
+        if computer.state is not None:
+            limit_bytes = KEEP_LIMIT_MAX_MB << 20
+            image = await engine.restore_state(image, computer.state, limit_bytes=limit_bytes)
+        box = await engine.create(SandboxSpec.for_blueprint(image, computer.blueprint))
+        if terminal and not asked.command:
+            _say(f"{computer.about}; what you change is gone when you leave")
+        rows, cols = terminal_size()
+        process = await box.start(
+            asked.command or SHELL,
+            env=_environment() if terminal else {},
+            cwd=asked.options.get("--cwd", ""),
+            user=asked.options.get("--user", ""),
+            pty=terminal,
+            rows=rows,
+            cols=cols,
+            timeout_s=SESSION_TIMEOUT_S,
+        )
+        async with process:
+            return await attach(process, terminal=terminal)
+
+
+def _environment() -> dict[str, str]:
+    """Of ours, the kind of terminal alone."""
+    kind = os.environ.get("TERM", "")
+    fine = 0 < len(kind) <= TERM_CHARS and kind.isascii() and kind.isprintable()
+    return {"TERM": kind if fine else "xterm"}
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(f"{printable(what)}\n")
+    sys.stderr.flush()
