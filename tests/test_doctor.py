@@ -20,7 +20,8 @@ import pytest
 from rollout.doctor import kernel, limits
 from rollout.doctor.base import Level, Wishes, fail, ok, warn
 from rollout.doctor.examine import all_well, engine_can_run
-from tests.everybody import python_of_everybody
+from rollout.sandbox.init.build import binary
+from tests.everybody import packages_and, python_of_everybody
 from tests.sandbox.harness import needs_btrfs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,43 +83,178 @@ def test_as_root_everything_is_tried_and_nothing_is_left(tmp_path: Path) -> None
     assert not (tmp_path / "engine").exists()
 
 
-@needs_root
-def test_as_an_ordinary_user_it_says_what_is_missing(tmp_path: Path) -> None:
-    code, found = doctor(
-        python=python_of_everybody(NOBODY),
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
+LOST = {"rights", "cpu limit", "memory limit", "disk limits"}
+"""What an ordinary user does without."""
+
+
+@pytest.fixture
+def own() -> Iterator[Path]:
+    """A folder of that user's."""
+    folder = Path(tempfile.mkdtemp(prefix="rollout-doctor-test-", dir="/tmp"))
+    os.chown(folder, NOBODY, NOBODY)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def doctor_of(
+    uid: int, *arguments: str, before: tuple[str, ...] = (), home: str = "/nonexistent"
+) -> tuple[int, dict[str, dict[str, str]]]:
+    """The doctor of another user; `before` is run as root and becomes that user itself."""
+    who: dict[str, Any] = {} if before else {"user": uid, "group": uid, "extra_groups": []}
+    python = python_of_everybody(uid)
+    return doctor(*arguments, python=python, before=before, env={"HOME": home}, **who)
+
+
+START = """
+import asyncio, os, sys
+from rollout.config import EngineConf
+from rollout.sandbox.base import SandboxSpec
+from rollout.sandbox.native import NativeEngine
+from rollout.types import Blueprint
+
+async def start():
+    engine = NativeEngine(EngineConf(root_dir=sys.argv[1]) if sys.argv[1:] else EngineConf())
+    await engine.start()
+    try:
+        blueprint = Blueprint()
+        spec = SandboxSpec.for_blueprint(await engine.build(blueprint), blueprint)
+        box = await engine.create(spec)
+        print((await box.exec(["id", "-u"])).stdout.decode().strip(), *sorted(engine.limits))
+        await box.close()
+    finally:
+        await engine.close()
+
+asyncio.run(start())
+"""
+
+
+def engine_of(
+    uid: int, *arguments: str, before: tuple[str, ...] = (), home: str = "/nonexistent"
+) -> "subprocess.CompletedProcess[str]":
+    """The engine itself, really started as that user."""
+    binary()  # in this checkout only its owner can build it
+    who: dict[str, Any] = {} if before else {"user": uid, "group": uid, "extra_groups": []}
+    return subprocess.run(
+        [*before, python_of_everybody(uid), "-c", START, *arguments],
+        cwd="/",
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": packages_and(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": home,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **who,
     )
+
+
+@needs_root
+def test_an_ordinary_user_can_and_is_told_what_is_lost(own: Path) -> None:
+    store = own / "run"
+    code, found = doctor_of(
+        NOBODY, *("--root-dir", str(own / "e"), "--sandboxes", "1", "--store", str(store))
+    )
+    assert code == 0
+    for name in LOST:
+        assert found[name]["level"] == "warn"
+        assert "run as root" in found[name]["change"]
+    assert "one user" in found["rights"]["seen"]
+    assert "tmpfs only" in found["disk limits"]["seen"]
+    assert "RLIMIT_NPROC" in found["pids limit"]["seen"]
+    assert str(own / "e") in found["overlayfs"]["seen"]
+    assert "id-mapped layers" not in found
+    assert [path.name for path in own.iterdir()] == ["run"]
+    done = engine_of(NOBODY, str(own / "e"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0", "disk", "pids"]
+    assert not traces(own)
+
+
+@needs_root
+def test_the_folder_looked_at_is_below_the_users_home(own: Path) -> None:
+    code, found = doctor_of(NOBODY, home=str(own))
+    assert code == 0
+    assert f"{own}/.local/share/rollout" in found["overlayfs"]["seen"]
+    assert engine_of(NOBODY, home=str(own)).returncode == 0
+    assert (own / ".local/share/rollout").is_dir()
+
+
+@needs_root
+def test_an_ordinary_user_without_a_folder_cannot(tmp_path: Path) -> None:
+    code, found = doctor_of(NOBODY)
     assert code == 1
-    assert found["rights"]["seen"] == f"user {NOBODY}, not root"
-    assert "sudo" in found["rights"]["change"]
-    assert found["cgroup v2"]["level"] == "fail"
-    assert "Permission denied" in found["cgroup v2"]["seen"]
-    assert "run as root" in found["cgroup v2"]["change"]
     assert found["overlayfs"]["level"] == "fail"
+    assert "/nonexistent/.local/share/rollout" in found["overlayfs"]["seen"]
+    assert "engine.root_dir" in found["overlayfs"]["change"]
     assert all(f["change"] for f in found.values() if f["level"] != "ok")
+    assert engine_of(NOBODY).returncode != 0
     assert not traces(tmp_path)
 
 
+WITHOUT_USER_NAMESPACES = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+(ready, made), (go, mapped) = os.pipe(), os.pipe()
+child = os.fork()
+if child:
+    os.read(ready, 1)
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{child}/{name}", "w") as file:
+            file.write("0 0 4294967295")
+    os.write(mapped, b"!")
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+assert libc.unshare(0x10000000) == 0
+os.write(made, b"!")
+os.read(go, 1)
+with open("/proc/sys/user/max_user_namespaces", "w") as file:
+    file.write("0")
+os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""Forbidden only below a user namespace of its own, so that the machine's other users have them."""
+
+
 @needs_root
-def test_an_ordinary_user_with_a_folder_of_its_own(tmp_path: Path) -> None:
-    python = python_of_everybody(NOBODY)
-    own = Path("/tmp") / f"rollout-doctor-test-{os.getpid()}"
-    own.mkdir()
-    try:
-        os.chown(own, NOBODY, NOBODY)
-        _, found = doctor(
-            *("--root-dir", str(own), "--store", str(own / "run")),
-            python=python,
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
-        )
-        assert found["store"]["level"] == "ok"
-        assert [path.name for path in own.iterdir()] == ["run"]
-    finally:
-        shutil.rmtree(own)
+def test_where_users_have_no_namespaces_it_names_the_sysctl(own: Path) -> None:
+    before = (sys.executable, "-c", WITHOUT_USER_NAMESPACES, str(NOBODY))
+    code, found = doctor_of(NOBODY, "--root-dir", str(own), before=before)
+    assert code == 1
+    assert found["rights"]["seen"].startswith(f"user {NOBODY}, not root")
+    for name in ("namespaces", "user namespaces"):
+        assert found[name]["level"] == "fail"
+        assert "ENOSPC" in found[name]["seen"]
+        assert found[name]["change"] == "`sysctl -w user.max_user_namespaces=100000`"
+    done = engine_of(NOBODY, str(own), before=before)
+    assert done.returncode != 0
+    assert "user.max_user_namespaces" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "change"),
+    [
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "=0`"),
+        ("kernel/unprivileged_userns_clone", "0", "=1`"),
+        ("user/max_user_namespaces", "0", "=100000`"),
+    ],
+)
+def test_each_switch_over_user_namespaces_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, knob: str, value: str, change: str
+) -> None:
+    fake_sysctls(tmp_path, {knob: value})
+    monkeypatch.setattr(kernel, "_SYS", tmp_path)
+    monkeypatch.setattr(kernel, "is_ordinary_user", lambda: True)
+    assert f"`sysctl -w {knob.replace('/', '.')}{change}" in kernel._userns_advice()
+
+
+def fake_sysctls(folder: Path, values: dict[str, str]) -> None:
+    for name, value in values.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{value}\n")
 
 
 @needs_root
@@ -231,6 +367,76 @@ def test_limits_are_measured_against_what_is_wanted() -> None:
     assert findings["disk space"].level is Level.WARN
     modest = {f.name: f for f in limits.check(Wishes(root_dir="/", sandboxes=1))}
     assert modest["user.max_*_namespaces"].level is Level.OK
+
+
+KNOBS = {
+    "kernel/pid_max": 50_000,
+    "kernel/threads-max": 50_000,
+    "kernel/pty/max": 7_024,
+    "kernel/pty/reserve": 1_024,
+    "fs/file-max": 768_000,
+    "fs/inotify/max_user_instances": 64,
+    "fs/inotify/max_user_watches": 8_192,
+    **{f"user/max_{kind}_namespaces": 7_024 for kind in limits.NAMESPACES},
+}
+"""Just enough, or about so, for 6,000 sandboxes."""
+
+
+@pytest.mark.parametrize("low", [None, *sorted(set(KNOBS) - {"kernel/pty/reserve"})])
+def test_each_sysctl_that_is_too_low_is_told_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, low: str | None
+) -> None:
+    wanted = Wishes(root_dir="/", sandboxes=6_000)
+    fake_sysctls(tmp_path, {name: str(value) for name, value in KNOBS.items()})
+    if low:
+        (tmp_path / low).write_text("10\n")
+    monkeypatch.setattr(limits, "_SYS", tmp_path)
+    monkeypatch.setattr(limits, "is_ordinary_user", lambda: False)
+    told = [f for f in limits.check(wanted) if f.level is not Level.OK and "sysctl" in f.change]
+    assert [f.name for f in told] == ([low.replace("/", ".")] if low else [])
+    for finding in told:
+        name, _, value = finding.change.strip("`").removeprefix("sysctl -w ").partition("=")
+        (tmp_path / name.replace(".", "/")).write_text(value)
+    assert not [f for f in limits.check(wanted) if "sysctl" in f.change]
+
+
+@pytest.mark.parametrize(
+    ("sandboxes", "free_mb", "level", "change"),
+    [
+        (6_000, 3_400, Level.OK, ""),
+        (6_000, 3_300, Level.WARN, "engine.memory_cgroups=group"),
+        (6_000, 2_100, Level.WARN, "ask for fewer"),
+        (100, 45, Level.OK, ""),
+    ],
+)
+def test_memory_is_reckoned_with_and_without_limits(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    sandboxes: int,
+    free_mb: int,
+    level: Level,
+    change: str,
+) -> None:
+    monkeypatch.setattr(limits, "is_ordinary_user", lambda: False)
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: 9999999 kB\nMemAvailable: {free_mb * 1024} kB\n")
+    found = limits._memory(sandboxes, meminfo)
+    assert found.level is level
+    assert change in found.change
+    assert "idle sandboxes need about" in found.seen
+
+
+def test_sandboxes_of_a_user_share_what_the_user_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_sysctls(tmp_path, {name: str(value) for name, value in KNOBS.items()})
+    monkeypatch.setattr(limits, "_SYS", tmp_path)
+    monkeypatch.setattr(limits, "is_ordinary_user", lambda: True)
+    findings = {f.name: f for f in limits.check(Wishes(root_dir="/", sandboxes=6_000))}
+    instances = findings["fs.inotify.max_user_instances"]
+    assert instances.change == "`sysctl -w fs.inotify.max_user_instances=12000`"
+    assert "user's processes" in findings
+    assert "memory limit" not in findings["memory"].seen
 
 
 def test_disk_limits_are_told_with_what_they_lack(

@@ -10,6 +10,7 @@ from rollout.doctor.base import Finding, Wishes
 from rollout.doctor.examine import all_well, engine_can_run, examine
 from rollout.report.checkup import checkup
 from rollout.report.render import show, text
+from rollout.sandbox.unprivileged import folder_of_user
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,7 +38,7 @@ def _verdict(findings: Sequence[Finding]) -> str:
 
 def _wishes(options: argparse.Namespace) -> Wishes:
     return Wishes(
-        root_dir=options.root_dir,
+        root_dir=str(folder_of_user(options.root_dir, Wishes().root_dir)),
         sandboxes=options.sandboxes,
         store=options.store,
         endpoint_url=options.endpoint_url,

@@ -11,6 +11,7 @@ from rollout.doctor.base import Finding, Wishes, fail, ok, warn
 from rollout.errors import SandboxError
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
 from rollout.sandbox.controllers import CONTROLLERS
+from rollout.sandbox.unprivileged import LIMITS_OF_USER, is_ordinary_user
 from rollout.types import Resources
 
 ANSWER_WITHIN_S = 2.0
@@ -23,6 +24,9 @@ _ADVICE = (
 
 
 def check(_: Wishes) -> Iterator[Finding]:
+    if is_ordinary_user():
+        yield from _limits_of_user()
+        return
     try:
         trees = Hierarchies.of_machine()
     except (SandboxError, OSError) as exc:
@@ -35,6 +39,19 @@ def check(_: Wishes) -> Iterator[Finding]:
             yield from _limits(trees, plan, limits)
     except (SandboxError, OSError) as exc:
         yield fail("cgroup v2", f"{trees.v2}: {exc}", _ADVICE)
+
+
+def _limits_of_user() -> Iterator[Finding]:
+    """Without control groups, which only root can make here."""
+    for name in CONTROLLERS:
+        if name in LIMITS_OF_USER:
+            yield ok(f"{name} limit", "by RLIMIT_NPROC, counted for each sandbox")
+        else:
+            key = "memory_mb" if name == "memory" else name
+            change = f"run as root (`sudo`), or set resources.{key}=null"
+            yield warn(
+                f"{name} limit", "none for an ordinary user: it needs control groups", change
+            )
 
 
 def _limits(trees: Hierarchies, plan: CgroupPlan, limits: frozenset[str]) -> Iterator[Finding]:

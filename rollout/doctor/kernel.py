@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rollout.doctor.base import Finding, Wishes, fail, ok, warn
+from rollout.sandbox.unprivileged import is_ordinary_user
 
 TRIAL_TIMEOUT_S = 20.0
 KERNEL_NEEDED = (5, 19)
@@ -18,9 +19,11 @@ KERNEL_NEEDED = (5, 19)
 CAP_SYS_ADMIN = 21
 
 _OUTSIDE = "run outside the container, or start it with `--privileged`"
-_APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
-_CLONE_KNOB = Path("/proc/sys/kernel/unprivileged_userns_clone")
-_NOEXEC_KNOB = Path("/proc/sys/vm/memfd_noexec")
+_SYS = Path("/proc/sys")
+_APPARMOR = "kernel.apparmor_restrict_unprivileged_userns"
+_CLONE_KNOB = "kernel.unprivileged_userns_clone"
+_MAX_USERNS = "user.max_user_namespaces"
+_NOEXEC_KNOB = "vm.memfd_noexec"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,9 @@ def _version() -> Finding:
 
 def _rights() -> Finding:
     uid, capabilities = os.geteuid(), int(_status("CapEff"), 16)
-    if uid != 0:
-        change = "run as root (`sudo`): the native engine maps 65,536 ids to each sandbox"
-        return fail("rights", f"user {uid}, not root", change)
+    if is_ordinary_user():
+        seen = f"user {uid}, not root: a sandbox has one user, its root, and keeps no states"
+        return warn("rights", seen, "run as root (`sudo`) for 65,536 users in each, and states")
     if not capabilities >> CAP_SYS_ADMIN & 1:
         return fail("rights", "root without CAP_SYS_ADMIN: this is a container", _OUTSIDE)
     return ok("rights", "root with CAP_SYS_ADMIN")
@@ -120,12 +123,12 @@ def _user_namespaces(wishes: Wishes) -> Finding:
 
 def _userns_advice() -> str:
     """Whichever of the known switches stands in the way, as the command that turns it."""
-    if _reads(_APPARMOR, "1") and os.geteuid() != 0:
-        return f"AppArmor forbids it to ordinary users: run as root, or {_sysctl(_APPARMOR, 0)}"
-    if _reads(_CLONE_KNOB, "0") and os.geteuid() != 0:
-        return f"run as root, or {_sysctl(_CLONE_KNOB, 1)}"
-    if _reads(Path("/proc/sys/user/max_user_namespaces"), "0"):
-        return _sysctl(Path("/proc/sys/user/max_user_namespaces"), 100_000)
+    if _reads(_APPARMOR, "1") and is_ordinary_user():
+        return f"AppArmor forbids it to ordinary users: {_sysctl(_APPARMOR, 0)}, or run as root"
+    if _reads(_CLONE_KNOB, "0") and is_ordinary_user():
+        return f"{_sysctl(_CLONE_KNOB, 1)}, or run as root"
+    if _reads(_MAX_USERNS, "0"):
+        return _sysctl(_MAX_USERNS, 100_000)
     return f"run as root; in a container: {_OUTSIDE}"
 
 
@@ -139,6 +142,8 @@ def _file_systems(wishes: Wishes) -> Iterator[Finding]:
         yield fail("overlayfs", f"at {where}: {tried.seen}", advice)
         return
     yield ok("overlayfs", f"at {where}: {tried.seen}")
+    if is_ordinary_user():
+        return  # files of one user need no other owners shown
     tried = attempt("mapped_layers", folder, str(wishes.uid_base))
     if tried.ok:
         yield ok("id-mapped layers", tried.seen)
@@ -169,13 +174,12 @@ def _status(field: str) -> str:
     return "0"
 
 
-def _reads(path: Path, value: str) -> bool:
+def _reads(sysctl: str, value: str) -> bool:
     try:
-        return path.read_text().strip() == value
+        return (_SYS / sysctl.replace(".", "/")).read_text().strip() == value
     except OSError:
         return False
 
 
-def _sysctl(path: Path, value: int) -> str:
-    name = ".".join(path.relative_to("/proc/sys").parts)
+def _sysctl(name: str, value: int) -> str:
     return f"`sysctl -w {name}={value}`"

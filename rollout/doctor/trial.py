@@ -45,10 +45,13 @@ def namespaces() -> str:
 
 
 def user_namespace(uid_base: str) -> str:
-    """As root a namespace with a range of 65,536 ids, else one with only our own."""
+    """As root a namespace with a range of 65,536 ids, else one in one with only our own."""
+    if os.getuid() != 0:
+        _become_root_of_userns()
+        if error := _in_child(partial(sc.unshare, sc.CLONE_NEWUSER)):
+            raise TrialFailed(f"one inside another: {error}")
+        return "one with this user's own id only, and one inside it"
     with _userns(int(uid_base)) as fd:
-        if os.getuid() != 0:
-            return "one with this user's own id only"
         if error := _in_child(partial(_enter, fd)):
             raise TrialFailed(error)
     return f"ids {uid_base} to {int(uid_base) + ID_RANGE - 1} as 0 to {ID_RANGE - 1}"
@@ -109,10 +112,7 @@ def _become_root_of_userns() -> None:
 
 
 def _map_ids(pid: str, base: int) -> None:
-    """As root a whole range, else only our own id."""
-    if os.getuid() != 0:
-        _map_own_ids(pid, os.getuid(), os.getgid())
-        return
+    """A whole range, which only root may."""
     for name in ("uid_map", "gid_map"):
         Path("/proc", pid, name).write_text(f"0 {base} {ID_RANGE}")
 
@@ -165,6 +165,7 @@ def _private_folder(parent: str) -> Iterator[Path]:
         (place / name).mkdir()
     (place / "lower" / "old").write_text("old")
     (place / "lower" / "kept").write_text("kept")
+    (place / "lower" / "folder" / "inner").mkdir(parents=True)
     yield place
 
 
@@ -190,8 +191,10 @@ def _use_overlay() -> None:
     Path("new").write_text("new")
     Path("kept").write_text("changed")
     Path("old").unlink()
-    names = sorted(path.name for path in Path().iterdir())
-    if names != ["kept", "new"]:
+    shutil.rmtree("folder")
+    Path("folder").mkdir()  # hides what is below it by an extended attribute
+    names = sorted(str(path) for path in Path().rglob("*"))
+    if names != ["folder", "kept", "new"]:
         raise TrialFailed(f"after a write and a removal the overlay shows {names}")
 
 

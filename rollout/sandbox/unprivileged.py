@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rollout.errors import SandboxError
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
 from rollout.sandbox.controllers import Use
 from rollout.sandbox.launcher import Launcher
@@ -26,10 +27,16 @@ def is_ordinary_user() -> bool:
 
 
 def folder_of_user(root_dir: str, usual: str) -> Path:
-    """`root_dir`, or instead of the usual one, which only root can write, the user's own."""
+    """`root_dir`, or instead of the usual one, which only root can write, the user's own.
+
+    SandboxError for a user without a home.
+    """
     if root_dir != usual or not is_ordinary_user():
         return Path(root_dir).absolute()
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    try:
+        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    except RuntimeError as exc:
+        raise SandboxError(f"user {os.geteuid()} has no home: set HOME or engine.root_dir") from exc
     return Path(data, "rollout").absolute()
 
 
