@@ -22,7 +22,7 @@ from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.bases import HOST
 from rollout.sandbox.flatten import merge
 from rollout.sandbox.owner import owning, remove_tree
-from rollout.sandbox.skeleton import digest_of_tree, make_folders_of, make_skeleton
+from rollout.sandbox.skeleton import Skeleton, make_folders_of
 from rollout.sandbox.survey import COVERED
 
 BUILD_WAIT_TIMEOUT_S = 3600.0
@@ -165,16 +165,18 @@ class ImageStore:
 
         It is made below `scratch`, which is swept when its owner dies.
         """
+        skeleton = Skeleton()
+        name = f"base/{HOST}-{skeleton.digest[:16]}"
+        if self.has(name):
+            return name
         made = scratch / fresh_name("base-")
         made.mkdir(mode=0o755)
         try:
-            make_skeleton(made / "root")
-            name = f"base/{HOST}-{digest_of_tree(made / 'root')[:16]}"
-            if not self.has(name):
-                if os.geteuid() != 0:
-                    make_folders_of(Path("/usr"), made / "usr")
-                self.seal(made, Layer(live_usr=True))
-                self.publish(made, name)
+            skeleton.write(made / "root")
+            if os.geteuid() != 0:
+                make_folders_of(Path("/usr"), made / "usr")
+            self.seal(made, Layer(live_usr=True))
+            self.publish(made, name)
         finally:
             remove_tree(made)
         return name
