@@ -43,8 +43,15 @@ class EngineConf:
     uid_base: int = 1_000_000
     """First host uid of the sandbox ranges; 65,536 for each slot."""
     max_slots: int = 8_192
-    scratch: str = "disk"
-    """`disk | tmpfs`: where a sandbox's writes go."""
+    scratch: str = "auto"
+    """`auto | disk | btrfs | tmpfs`: where a sandbox's writes go. `auto`: to a folder on disk, or
+    with a disk limit to a subvolume of a btrfs image, where the machine has none to a tmpfs. `disk`
+    holds no limits. `btrfs` and `tmpfs` are for every sandbox; a tmpfs takes memory."""
+    volume_mb: int | None = None
+    """Size of a worker's btrfs image, which is sparse; `null`: 90 % of what is free when it is
+    made. A host disk that fills up below it means I/O errors for all sandboxes on it."""
+    volume_reserve_mb: int = 1_024
+    """No sandbox is made on the image while less than this is free on the host's disk."""
     memory_cgroups: str = "auto"
     """`each | group | auto`: a memory limit by a control group of the sandbox's own, or by one
     that several share; `auto` shares beyond 2,000 live sandboxes of one worker."""
@@ -210,7 +217,7 @@ def arm_name(settings: Settings) -> str:
 
 CHOICES = {
     "engine.kind": ("native", "memory"),
-    "engine.scratch": ("disk", "tmpfs"),
+    "engine.scratch": ("auto", "disk", "btrfs", "tmpfs"),
     "engine.memory_cgroups": ("each", "group", "auto"),
     "executor.kind": ("ray", "local"),
     "store.format": ("parquet", "arrow"),
@@ -220,6 +227,7 @@ CHOICES = {
 MAY_BE_ZERO = frozenset(
     {
         "engine.uid_base",
+        "engine.volume_reserve_mb",
         "engine.memory_reserve_mb",
         "pool.spares_per_image",
         "pool.max_spares",

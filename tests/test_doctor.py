@@ -20,6 +20,8 @@ import pytest
 from rollout.doctor import kernel, limits
 from rollout.doctor.base import Level, Wishes, fail, ok, warn
 from rollout.doctor.examine import all_well, engine_can_run
+from tests.everybody import python_of_everybody
+from tests.sandbox.harness import needs_btrfs
 
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
@@ -80,33 +82,10 @@ def test_as_root_everything_is_tried_and_nothing_is_left(tmp_path: Path) -> None
     assert not (tmp_path / "engine").exists()
 
 
-def python_of_everybody() -> str:
-    """An interpreter that another user may start and that can load this package."""
-    candidates = [sys.executable, *filter(None, map(shutil.which, ("python3", "python3.11")))]
-    candidates += [f"/usr/bin/python3.{minor}" for minor in (11, 12, 13)]
-    packages = [p for p in sys.path if "site-packages" in p]
-    for python in candidates:
-        with contextlib.suppress(OSError):
-            done = subprocess.run(
-                [python, "-c", "import rollout.commands.doctor"],
-                env={"PYTHONPATH": os.pathsep.join([str(ROOT), *packages])},
-                cwd="/",
-                user=NOBODY,
-                group=NOBODY,
-                extra_groups=[],
-                capture_output=True,
-                timeout=60,
-                check=False,
-            )
-            if done.returncode == 0:
-                return python
-    pytest.skip("no interpreter here can be started by another user")
-
-
 @needs_root
 def test_as_an_ordinary_user_it_says_what_is_missing(tmp_path: Path) -> None:
     code, found = doctor(
-        python=python_of_everybody(),
+        python=python_of_everybody(NOBODY),
         user=NOBODY,
         group=NOBODY,
         extra_groups=[],
@@ -124,7 +103,7 @@ def test_as_an_ordinary_user_it_says_what_is_missing(tmp_path: Path) -> None:
 
 @needs_root
 def test_an_ordinary_user_with_a_folder_of_its_own(tmp_path: Path) -> None:
-    python = python_of_everybody()
+    python = python_of_everybody(NOBODY)
     own = Path("/tmp") / f"rollout-doctor-test-{os.getpid()}"
     own.mkdir()
     try:
@@ -252,6 +231,24 @@ def test_limits_are_measured_against_what_is_wanted() -> None:
     assert findings["disk space"].level is Level.WARN
     modest = {f.name: f for f in limits.check(Wishes(root_dir="/", sandboxes=1))}
     assert modest["user.max_*_namespaces"].level is Level.OK
+
+
+def test_disk_limits_are_told_with_what_they_lack(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("rollout.sandbox.volume.MKFS", "mkfs.not-there")
+    found = limits._disk_limits(dev=tmp_path)
+    assert found.level is Level.WARN
+    assert "by tmpfs" in found.seen
+    assert "apt-get install btrfs-progs" in found.seen
+    assert "modprobe loop" in found.seen
+
+
+@needs_btrfs
+def test_disk_limits_of_a_whole_machine_are_held_by_btrfs() -> None:
+    found = limits._disk_limits()
+    assert found.level is Level.OK
+    assert "btrfs" in found.seen
 
 
 def test_a_trial_that_does_not_exist_is_a_failed_trial() -> None:

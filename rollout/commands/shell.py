@@ -135,8 +135,10 @@ def _typed(key: str, value: str, like: object) -> object:
     allowed = CHOICES.get(key, (value,))
     if value not in allowed:
         raise ConfigError(f"{key}: {value!r} is none of {', '.join(allowed)}")
+    if isinstance(like, str):
+        return value
     try:
-        return type(like)(value) if isinstance(like, int | float) else value
+        return int(value)  # also of those that may be null
     except ValueError as exc:
         raise ConfigError(f"{key}: {value!r} is no number") from exc
 

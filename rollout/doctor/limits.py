@@ -1,5 +1,6 @@
 """Limits of the machine against the number of sandboxes that are to live on it at once."""
 
+import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -7,11 +8,12 @@ from pathlib import Path
 
 from rollout.doctor.base import Finding, Level, Wishes, ok, warn
 from rollout.doctor.kernel import existing
+from rollout.sandbox.volume import mkfs_program
 
 PIDS_EACH = 8
 """Processes of a busy sandbox: its init, a shell, a tool with some children."""
 INOTIFY_EACH = 64
-"""What the engine allows to each sandbox; all of them count against one user of the host."""
+"""What the engine allows to each sandbox, and the host counts for each range of uids alone."""
 DESCRIPTORS_EACH = 4
 """Connections and pidfds that a worker may hold for a sandbox at work."""
 DISK_MB_EACH = 16
@@ -26,24 +28,24 @@ def check(wishes: Wishes) -> Iterator[Finding]:
     n = wishes.sandboxes
     yield _knob("kernel/pid_max", n * PIDS_EACH + SLACK, PID_MAX, n)
     yield _knob("kernel/threads-max", n * PIDS_EACH + SLACK, PID_MAX, n)
-    yield _knob("fs/inotify/max_user_instances", n * INOTIFY_EACH, 65_536, n, cap=65_536)
+    yield _knob("fs/inotify/max_user_instances", INOTIFY_EACH, 2 * INOTIFY_EACH, n)
     yield from _namespaces(n)
     yield _descriptors(n)
     yield _disk(wishes)
+    yield _disk_limits()
 
 
-def _knob(path: str, needed: int, better: int, n: int, cap: int | None = None) -> Finding:
+def _knob(path: str, needed: int, better: int, n: int) -> Finding:
     """A sysctl that must be at least what `n` sandboxes need."""
     name = path.replace("/", ".")
-    wanted = needed if cap is None else min(needed, cap)
     try:
         value = int((_SYS / path).read_text())
     except (OSError, ValueError) as exc:
         return warn(name, f"cannot be read: {exc}", "mount /proc, or look on the host")
-    seen = f"{value:,}, and {n:,} sandboxes may need {wanted:,}"
-    if value >= wanted:
+    seen = f"{value:,}, and {n:,} sandboxes may need {needed:,}"
+    if value >= needed:
         return ok(name, seen)
-    return warn(name, seen, f"`sysctl -w {name}={max(better, wanted)}`")
+    return warn(name, seen, f"`sysctl -w {name}={max(better, needed)}`")
 
 
 def _namespaces(n: int) -> Iterator[Finding]:
@@ -73,6 +75,29 @@ def _disk(wishes: Wishes) -> Finding:
     if free_mb >= needed_mb:
         return ok("disk space", seen)
     return warn("disk space", seen, "free some, or set engine.root_dir to a larger disk")
+
+
+def _disk_limits(dev: Path = Path("/dev")) -> Finding:
+    """What holds `disk_mb` of a sandbox."""
+    lacking = []
+    if mkfs_program() is None:
+        lacking.append("no mkfs.btrfs (`apt-get install btrfs-progs`)")
+    if not _knows_btrfs():
+        lacking.append("no btrfs in this kernel (`modprobe btrfs`)")
+    if not (dev / "loop-control").exists():
+        lacking.append("no /dev/loop-control (`modprobe loop`; in a container, --privileged)")
+    if not lacking:
+        return ok("disk limits", "btrfs: a subvolume of a sparse image for each sandbox")
+    seen = f"by tmpfs, so what such sandboxes write takes memory: {', '.join(lacking)}"
+    return warn("disk limits", seen, "add what is lacking")
+
+
+def _knows_btrfs() -> bool:
+    """Built in, loaded, or a module that a first mount would load."""
+    if "\tbtrfs\n" in Path("/proc/filesystems").read_text():
+        return True
+    modules = Path("/lib/modules") / os.uname().release / "modules.dep"
+    return modules.is_file() and "/btrfs.ko" in modules.read_text()
 
 
 def _count(limit: int) -> str:

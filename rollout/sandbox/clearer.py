@@ -44,12 +44,15 @@ class Clearer:
         for line, _ in self._waiting.values():
             self._process.send(line)
 
-    def clear(self, cgroups: Sequence[Path], trees: Sequence[Path]) -> "asyncio.Future[None]":
+    def clear(
+        self, cgroups: Sequence[Path], trees: Sequence[Path], subvolumes: Sequence[Path] = ()
+    ) -> "asyncio.Future[None]":
         """Remove all of it, each if it is there; done when it is tried. What stays is logged, and
         is the next sweep's, since it lies below its owner."""
         self._count += 1
         number = str(self._count)
         fields = [*(f"cgroup={path}" for path in cgroups), *(f"tree={path}" for path in trees)]
+        fields += [f"subvolume={path}" for path in subvolumes]
         line = "\t".join((number, *fields))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (line, done)

@@ -35,6 +35,9 @@ class Layer:
     uid_base: int = 0
     live_usr: bool = False
     """The host's /usr stands below this layer's."""
+    uppers: tuple[str, ...] = ()
+    """Names of its folders of / and maybe /usr, where it is a subvolume that only the launcher
+    sees; else they are `root` and `usr`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class ImageStore:
     def __init__(self, root_dir: Path) -> None:
         self._root_dir = root_dir
         self._layers: dict[str, Layer] = {}
+        self._elsewhere: dict[str, Path] = {}
+        """Where this process sees adopted layers."""
 
     def folder(self, name: str) -> Path:
         return self._root_dir / name
@@ -70,18 +75,22 @@ class ImageStore:
         usr: list[tuple[int, Path]] = []
         layers = [(self.folder(name), self._read(name)) for name in reversed(names)]
         for folder, layer in layers:
-            root.append((layer.uid_base, folder / "root"))
-            if (folder / "usr").is_dir():
-                usr.append((layer.uid_base, folder / "usr"))
+            uppers = layer.uppers or ("root", *(("usr",) if (folder / "usr").is_dir() else ()))
+            root.append((layer.uid_base, folder / uppers[0]))
+            usr += [(layer.uid_base, folder / part) for part in uppers[1:]]
             if layer.live_usr:
                 usr.append((0, Path("/usr")))
         return Stacks(tuple(root), tuple(usr), layers[0][1].uid_base)
 
-    def parts(self, name: str) -> tuple[dict[str, Path], int]:
-        """The layer's own folders, `root` and maybe `usr`, and the first uid of their owners."""
-        layer, folder = self._read(name), self.folder(name)
-        found = {part: folder / part for part in ("root", "usr") if (folder / part).is_dir()}
-        return found, layer.uid_base
+    def parts(self, name: str, place: Path) -> tuple[dict[str, Path], int]:
+        """The layer's own folders, `root` and maybe `usr`, and the first uid of their owners.
+
+        `place`: where the host finds the layer.
+        """
+        layer = self._read(name)
+        uppers = zip(("root", "usr"), layer.uppers or ("root", "usr"), strict=False)
+        folders = {part: place / upper for part, upper in uppers}
+        return {part: path for part, path in folders.items() if path.is_dir()}, layer.uid_base
 
     def _read(self, name: str) -> Layer:
         if name not in self._layers:
@@ -97,6 +106,22 @@ class ImageStore:
     def seal(self, folder: Path, layer: Layer) -> None:
         """Make a folder with `root` a layer: the last thing before it gets its name."""
         (folder / "layer.json").write_text(json.dumps(asdict(layer)))
+
+    def _seen(self, name: str) -> dict[str, Path]:
+        """Where this process sees `root` and maybe `usr` of a layer."""
+        folder, names = self._elsewhere.get(name, self.folder(name)), self._read(name).uppers
+        parts = zip(("root", "usr"), names or ("root", "usr"), strict=False)
+        return {part: folder / upper for part, upper in parts if (folder / upper).is_dir()}
+
+    def adopt(self, name: str, layer: Layer, seen_at: Path) -> None:
+        """Remember a layer that this process sees elsewhere than the launcher does."""
+        self._layers[name] = layer
+        self._elsewhere[name] = seen_at
+
+    def forget(self, prefix: str) -> None:
+        """No longer remember the adopted layers whose names begin so."""
+        for name in [name for name in self._elsewhere if name.startswith(prefix)]:
+            del self._layers[name], self._elsewhere[name]
 
     def keep(self, name: str, target: str) -> None:
         """Give a layer another name; the first to do so wins."""
@@ -119,7 +144,7 @@ class ImageStore:
 
     def merge(self, chain: tuple[str, ...], view: Path, uid_base: int, name: str) -> None:
         """Make the layer `name` of all but the lowest of `chain`, which `view` shows. Blocks."""
-        base, above = self._read(chain[0]), [self.folder(each) for each in reversed(chain[1:])]
+        base, above = self._read(chain[0]), [self._seen(each) for each in reversed(chain[1:])]
         made = self.folder(name)
         made.mkdir(mode=0o700)
         try:
@@ -127,7 +152,7 @@ class ImageStore:
                 is_root = part == "root"
                 merge(
                     view if is_root else view / "usr",
-                    [layer / part for layer in above if (layer / part).is_dir()],
+                    [parts[part] for parts in above if part in parts],
                     self.folder(chain[0]) / "root" if is_root else Path("/usr"),
                     made / part,
                     skip=COVERED | ({"usr"} if base.live_usr else set())

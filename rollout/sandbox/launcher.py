@@ -23,6 +23,10 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+class NoVolume(SandboxError):
+    """This machine cannot have a volume; the text says what it lacks."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
     """A sandbox whose init is up."""
@@ -43,6 +47,7 @@ class Launcher:
         self._keep_mounted = keep_mounted
         self._process = LineProcess("the launcher", self._hear, self._all_lost)
         self._ready: asyncio.Future[str] | None = None
+        self._mounting: asyncio.Future[Path] | None = None
         self._creating: dict[str, asyncio.Future[tuple[int, int]]] = {}
         self._living: dict[str, asyncio.Future[int | None]] = {}
         self._holding: dict[str, asyncio.Future[None]] = {}
@@ -84,6 +89,21 @@ class Launcher:
         path = Path(f"/proc/{self.pid}/fd/{scratch}") if scratch >= 0 else None
         return Launched(pid=pid, scratch=path, ended=ended)
 
+    async def mount_volume(self, image: Path) -> Path:
+        """Mount a btrfs image in place of the one before; where the host finds its top folder."""
+        self._mounting = asyncio.get_running_loop().create_future()
+        self._process.send(f"volume\t{image}")
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                return await self._mounting
+        except TimeoutError as exc:
+            raise SandboxError(f"{image} was not mounted in {START_TIMEOUT_S:g} s") from exc
+
+    def drop_volume(self) -> None:
+        """Have none; what stands on it keeps it until it ends."""
+        if self.alive:
+            self._process.send("volume\t-")
+
     async def kill(self, sandbox: str, *, unmount: bool = False) -> None:
         """Returns once its init and all below it are gone; fine if they are already.
 
@@ -119,6 +139,11 @@ class Launcher:
         match line.split("\t"):
             case ["ok", sandbox, pid, scratch]:
                 _settle(self._creating.pop(sandbox), (int(pid), int(scratch)))
+            case ["volume", fd, text] if self._mounting is not None:
+                if text and not self._mounting.done():
+                    self._mounting.set_exception(NoVolume(text))
+                else:
+                    _settle(self._mounting, Path(f"/proc/{self.pid}/fd/{fd}"))
             case ["exited", sandbox, status]:
                 _settle(self._living.pop(sandbox), int(status))
             case ["signaled", sandbox, trouble]:
@@ -139,6 +164,8 @@ class Launcher:
     def _all_lost(self) -> None:
         if self._ready is not None:
             _settle(self._ready, "it ended at once")
+        if self._mounting is not None and not self._mounting.done():
+            self._mounting.set_exception(SandboxLost("the launcher has died"))
         for sandbox, created in self._creating.items():
             if not created.done():
                 created.set_exception(SandboxLost(f"sandbox {sandbox}: the launcher has died"))

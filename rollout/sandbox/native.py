@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from rollout.aio import shielded
-from rollout.config import EngineConf
+from rollout.config import CHOICES, EngineConf
 from rollout.errors import BuildError, ConfigError, SandboxError, TreeRefused
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.bases import HOST, KINDS, parse_base
@@ -41,6 +41,7 @@ from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.sandbox.owner import Owner, Slots, remove_tree
 from rollout.sandbox.restore import restore_layer
 from rollout.sandbox.rootfs import BaseLayers
+from rollout.sandbox.scratch import Scratch, Scratches
 from rollout.sandbox.steps import apply_steps, changes_files, image_settings
 from rollout.sandbox.unprivileged import (
     LIMITS_OF_USER,
@@ -50,11 +51,12 @@ from rollout.sandbox.unprivileged import (
     folder_of_user,
     is_ordinary_user,
 )
+from rollout.sandbox.volume import MOUNTED_AT, Volume
 from rollout.sandbox.watcher import Watcher
 from rollout.types import Blueprint, digest_of
 
 NAME = "native"
-FEATURES = frozenset({"pty", "ports", "users", "states"})
+FEATURES = frozenset({"pty", "ports", "programs", "users", "states"})
 FEATURES_OF_USER = FEATURES - {"users", "states"}
 LEAST_KERNEL = (5, 19)
 """Overlays of id-mapped layers."""
@@ -81,7 +83,11 @@ class _Made:
     uid: int
     plan: CgroupPlan
     launcher: Launcher
-    scratch: Path
+    scratch: Scratch
+    has_usr: bool
+    """Its /usr is an overlay of its own."""
+    on_disk: bool
+    """What is kept of it must outlive the engine."""
 
 
 class NativeEngine:
@@ -101,7 +107,9 @@ class NativeEngine:
         self._launcher: Launcher | None = None
         self._clearer: Clearer | None = None
         self._launching = asyncio.Lock()
+        self._scratches = Scratches(conf, self._root_dir, self._label, self._lose_volume)
         self._live: dict[str, NativeSandbox] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._watcher = Watcher(
             lambda: list(self._live.values()), reserve_mb=conf.memory_reserve_mb
         )
@@ -125,7 +133,7 @@ class NativeEngine:
             held = LIMITS_OF_USER
         else:
             held = self._cgroups.limits if self._cgroups else limits_in_sight()
-        return held | {"disk"} if self._conf.scratch == "tmpfs" else held
+        return held | {"disk"} if self._scratches.limited else held
 
     @property
     def features(self) -> frozenset[str]:
@@ -239,7 +247,7 @@ class NativeEngine:
             if self._store.has(name):
                 return
             try:
-                sandbox = await self.create(SandboxSpec(image=_bare_image(base)))
+                sandbox = await self._create(SandboxSpec(image=_bare_image(base)), on_disk=True)
                 try:
                     await apply_steps(sandbox, blueprint)
                     made = await sandbox.end_as_image()
@@ -256,13 +264,17 @@ class NativeEngine:
 
     async def _drop(self, layers: Iterable[str]) -> None:
         for layer in layers:
-            await asyncio.to_thread(self._store.drop, layer)
+            if layer.startswith(self._volume_prefix):
+                self._store.forget(layer)
+                await self._remove_subvolume(layer.removeprefix(self._volume_prefix))
+            else:
+                await asyncio.to_thread(self._store.drop, layer)
 
     # ---------------------------------------------------------------- kept end states
 
     async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
         owner = self._keeper()
-        folders, uid_base = self._store.parts(image.layers[-1])
+        folders, uid_base = self._store.parts(image.layers[-1], self._place(image.layers[-1]))
         target = owner.folder / f"{fresh_name('k')}.tar.gz"
         await export_layer(folders, uid_base, target, limit_bytes=limit_bytes, timeout_s=timeout_s)
         return target
@@ -285,6 +297,14 @@ class NativeEngine:
         self._lineage.keep(image)
         return image
 
+    def _place(self, layer: str) -> Path:
+        """Where the host finds a layer: those on the volume are not where sandboxes see them."""
+        if not layer.startswith(self._volume_prefix):
+            return self._store.folder(layer)
+        if self._scratches.volume is None:
+            raise SandboxError(f"layer {layer} was lost with its volume")
+        return self._scratches.volume.path(layer.removeprefix(self._volume_prefix))
+
     def _keeper(self) -> Owner:
         if self._ordinary:
             raise TreeRefused("end states are kept and restored by root alone")
@@ -293,36 +313,42 @@ class NativeEngine:
     # ---------------------------------------------------------------- sandboxes
 
     async def create(self, spec: SandboxSpec) -> NativeSandbox:
+        return await self._create(spec)
+
+    async def _create(self, spec: SandboxSpec, *, on_disk: bool = False) -> NativeSandbox:
         owner, cgroups = self._started()
         if spec.image.engine != NAME:
             raise SandboxError(f"image {spec.image.digest} is of engine {spec.image.engine!r}")
         if spec.network != "none":
             raise SandboxError(f"network {spec.network!r}: the native engine has only 'none'")
-        stacks = self._store.stacks(await self._chains.short(spec.image.layers))
         launcher = await self._running_launcher()
         self._count += 1
         name = f"{owner.id}-{self._count}"
+        scratch = await self._scratches.choose(spec, name, owner.folder, launcher)
+        stacks = self._store.stacks(await self._chains.short(spec.image.layers))
         made = _Made(
             name=name,
             uid=self._slots.take(stacks.top_uid),
             plan=cgroups.plan(name, spec.resources),
             launcher=launcher,
-            scratch=owner.folder / "b" / name,
+            scratch=scratch,
+            has_usr=bool(stacks.usr),
+            on_disk=on_disk,
         )
         try:
             self._lineage.stand(name, spec.image)
             async with asyncio.timeout(CREATE_TIMEOUT_S):
                 launched = await launcher.create(name, self._fields(spec, stacks, made))
+            return self._adopt(made, launched, spec)
         except BaseException as exc:
             await shielded(self._unmake(made))
             if isinstance(exc, TimeoutError):
                 raise SandboxError(f"sandbox {name}: not ready in {CREATE_TIMEOUT_S:g} s") from exc
             raise
-        return self._adopt(made, launched, spec)
 
     def _fields(self, spec: SandboxSpec, stacks: Stacks, made: "_Made") -> list[tuple[str, str]]:
         """The request as init/request.c reads it."""
-        fields = [
+        return [
             ("uids", str(made.uid)),
             *(("root", f"{first}:{path}") for first, path in stacks.root),
             *(("usr", f"{first}:{path}") for first, path in stacks.usr),
@@ -332,10 +358,8 @@ class NativeEngine:
             ("data", str(made.plan.data_limit_bytes)),
             ("processes", str(made.plan.process_limit)),
             ("sudo", "1" if spec.sudo else "0"),
+            *made.scratch.fields(),
         ]
-        if self._conf.scratch == "tmpfs":
-            fields.append(("tmpfs", str(_scratch_bytes(spec))))
-        return fields
 
     def _adopt(self, made: "_Made", launched: Launched, spec: SandboxSpec) -> NativeSandbox:
         async def end() -> None:
@@ -349,10 +373,11 @@ class NativeEngine:
             plan=made.plan,
             launched=launched,
             socket_path=f"/proc/self/fd/{self._folder_fd}/b/{made.name}/c",
-            scratch=launched.scratch or made.scratch,
+            scratch=made.scratch.source(launched),
+            disk=made.scratch.disk(launched),
             kill=lambda: made.launcher.kill(made.name, unmount=True),
             end=end,
-            keep_layer=self._keep_layer,
+            keep_layer=partial(self._keep_layer, made),
             fork=partial(fork, self),
         )
         self._live[made.name] = sandbox
@@ -378,7 +403,7 @@ class NativeEngine:
                 directories = (*directories, group.folder)
             await asyncio.to_thread(group.settle)
         clearer = await self._running_clearer()
-        clearer.clear(directories, [made.scratch])
+        clearer.clear(directories, [made.scratch.folder], made.scratch.subvolumes)
         await clearer.keep_up()
 
     async def _running_clearer(self) -> Clearer:
@@ -404,6 +429,7 @@ class NativeEngine:
             if self._launcher is not None:
                 log.warning("%s: the launcher has died and is started again", self._label)
                 await self._launcher.close()
+                self._store.forget(self._volume_prefix)
             keep = (Path("/usr"), self._root_dir, *self._hierarchies.mount_points)
             launcher = Launcher(owner.folder, keep)
             await launcher.start()
@@ -427,10 +453,22 @@ class NativeEngine:
             await shielded(sandbox.close())
         return name
 
-    async def _keep_layer(self, source: Path, uid: int, below: Image, *, copy: bool) -> Image:
+    async def _keep_layer(
+        self, made: "_Made", source: Path, uid: int, below: Image, *, copy: bool
+    ) -> Image:
         """A layer of what a sandbox wrote, on top of its image."""
-        owner, _ = self._started()
         label = fresh_name("s")
+        if made.scratch.volume is not None and not made.on_disk:
+            name = await self._keep_subvolume(made, made.scratch.volume, label, copy=copy)
+        else:
+            name = await self._keep_folders(source, uid, label, copy=copy)
+        layers = (*self._chains.shortened(below.layers), name)
+        image = replace(below, digest=label, layers=layers)
+        self._lineage.keep(image)
+        return image
+
+    async def _keep_folders(self, source: Path, uid: int, label: str, *, copy: bool) -> str:
+        owner, _ = self._started()
         name = f"owners/{owner.id}/layers/{label}"
         folder = self._store.folder(name)
         folder.mkdir(mode=0o700)
@@ -442,10 +480,48 @@ class NativeEngine:
         except BaseException:
             await shielded(asyncio.to_thread(remove_tree, folder))
             raise
-        layers = (*self._chains.shortened(below.layers), name)
-        image = replace(below, digest=label, layers=layers)
-        self._lineage.keep(image)
-        return image
+        return name
+
+    async def _keep_subvolume(
+        self, made: "_Made", volume: Volume, label: str, *, copy: bool
+    ) -> str:
+        """The whole subvolume becomes a layer where it is, or a snapshot of it: nothing is copied.
+
+        Overlays stand on its upper folders alone. Its work folder, which a volatile overlay has
+        marked as used, is never a work folder again.
+        """
+        keep = volume.snapshot if copy else volume.rename
+        try:
+            await shielded(asyncio.to_thread(keep, made.name, label))
+        except OSError as exc:
+            raise SandboxError(f"cannot keep the subvolume {made.name}: {exc.strerror}") from exc
+        except asyncio.CancelledError:
+            await shielded(self._remove_subvolume(label))
+            raise
+        name = f"{self._volume_prefix}{label}"
+        uppers = ("u", "U") if made.has_usr else ("u",)
+        self._store.adopt(name, Layer(uid_base=made.uid, uppers=uppers), volume.path(label))
+        return name
+
+    @property
+    def _volume_prefix(self) -> str:
+        """Of the names of layers on the volume; with the root folder, where a launcher has them."""
+        owner, _ = self._started()
+        return f"owners/{owner.id}/{MOUNTED_AT}/"
+
+    def _lose_volume(self, volume: Volume) -> None:
+        """End what stands on it: to those who use it, it is lost, and no failure of theirs."""
+        self._store.forget(self._volume_prefix)
+        for sandbox in self._live.values():
+            if sandbox.scratch.is_relative_to(volume.root):
+                task = asyncio.ensure_future(sandbox.close())
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
+
+    async def _remove_subvolume(self, name: str) -> None:
+        if self._scratches.volume is not None:
+            clearer = await self._running_clearer()
+            await clearer.clear((), (), [self._scratches.volume.path(name)])
 
     def _started(self) -> tuple[Owner, Cgroups]:
         if self._owner is None or self._cgroups is None:
@@ -457,16 +533,10 @@ def _bare_image(base: str) -> Image:
     return Image(engine=NAME, digest=base, layers=(base,))
 
 
-def _scratch_bytes(spec: SandboxSpec) -> int:
-    """What was asked for, else half the machine's memory, as tmpfs itself has it."""
-    if spec.resources.disk_mb is not None:
-        return spec.resources.disk_mb << 20
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
 def _check_machine(conf: EngineConf, root_dir: Path) -> None:
-    if conf.scratch not in ("disk", "tmpfs"):
-        raise SandboxError(f"engine.scratch is {conf.scratch!r}; possible: disk, tmpfs")
+    possible = CHOICES["engine.scratch"]
+    if conf.scratch not in possible:
+        raise SandboxError(f"engine.scratch is {conf.scratch!r}; possible: {', '.join(possible)}")
     if any(char in str(root_dir) for char in "\t\n:,="):
         raise SandboxError(f"engine.root_dir {str(root_dir)!r} holds a tab, newline or one of :,=")
     version = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])

@@ -17,6 +17,7 @@ from rollout.sandbox.controllers import MIB
 from rollout.sandbox.freezer import Freezer
 from rollout.sandbox.inside import Inside
 from rollout.sandbox.launcher import Launched, describe_status
+from rollout.sandbox.scratch import Disk
 
 EPITAPH_WAIT_S = 1.0
 
@@ -40,6 +41,7 @@ class NativeSandbox(Inside):
         launched: Launched,
         socket_path: str,
         scratch: Path,
+        disk: Disk | None,
         kill: Callable[[], Awaitable[None]],
         end: Callable[[], Awaitable[None]],
         keep_layer: KeepLayer,
@@ -51,6 +53,8 @@ class NativeSandbox(Inside):
         self._plan = plan
         self._launched = launched
         self._scratch = scratch
+        self._disk = disk
+        self._disk_was_full = False
         self._kill = kill
         self._end = end
         self._keep_layer = keep_layer
@@ -78,9 +82,13 @@ class NativeSandbox(Inside):
         return self._launched.pid
 
     @property
+    def scratch(self) -> Path:
+        """Where the host finds the folders it writes to."""
+        return self._scratch
+
+    @property
     def limits_enforced(self) -> tuple[str, ...]:
-        disk = self._launched.scratch is not None and self._spec.resources.disk_mb is not None
-        return (*self._plan.enforced, "disk") if disk else self._plan.enforced
+        return self._plan.enforced if self._disk is None else (*self._plan.enforced, "disk")
 
     # ---------------------------------------------------------------- around each call
 
@@ -112,6 +120,8 @@ class NativeSandbox(Inside):
             self._note_limits()
             kind = OutOfMemory if self.out_of_memory else SandboxLost
             raise kind(f"sandbox {self._name}: {exc}{self._epitaph()}") from exc
+        finally:
+            self._note_disk()  # what filled it may be deleted by the time somebody asks
 
     def _epitaph(self) -> str:
         if not self._launched.ended.done():
@@ -123,7 +133,10 @@ class NativeSandbox(Inside):
     # ---------------------------------------------------------------- the whole of it
 
     async def limits_hit(self) -> tuple[str, ...]:
-        """Those of memory and pids that were run into so far; disk if it is full now."""
+        """Those of memory and pids as the kernel counts; disk if it was full at a look.
+
+        The looks: after each call, at each `disk_usage`, now, and at the end.
+        """
         return tuple(await self.limit_reasons())
 
     @property
@@ -145,34 +158,29 @@ class NativeSandbox(Inside):
         found = {limit.name: why for limit in self._plan.limits if (why := limit.reason())}
         if self._own_fault:
             found["memory"] = self._ended_for
-        if self._disk_full():
-            used, allowed = self.disk_usage() or (0, 0)
-            found["disk"] = f"was full; {used // MIB} of {allowed // MIB} MiB are used now"
+        self._note_disk()
+        if self._disk is not None and self._disk_was_full:
+            used, allowed = self._disk.usage() or (0, 0)
+            found["disk"] = f"was full; {used / MIB:.0f} of {allowed / MIB:.0f} MiB are used now"
         self._reasons = found
 
     @property
     def alerts(self) -> tuple[ResourceAlert, ...]:
         return self._alerts.told
 
-    def disk_usage(self) -> tuple[int, int] | None:
-        """Bytes used and allowed; None where disk is not limited."""
-        if "disk" not in self.limits_enforced:
-            return None
-        try:
-            space = os.statvfs(self._scratch)
-        except OSError:
-            return None
-        used = (space.f_blocks - space.f_bfree) * space.f_frsize
-        return used, space.f_blocks * space.f_frsize
+    def _note_disk(self) -> None:
+        if self._disk is not None and not self._disk_was_full:
+            self._disk_was_full = self._disk.full()
 
-    def _disk_full(self) -> bool:
-        if "disk" not in self.limits_enforced:
-            return False
-        try:
-            space = os.statvfs(self._scratch)
-        except OSError:
-            return False
-        return space.f_bavail == 0 or space.f_favail == 0
+    def disk_usage(self) -> tuple[int, int] | None:
+        """(bytes used, bytes allowed) of its disk; None if no limit holds or it has ended.
+
+        What was deleted may count for some seconds more. Reads kernel memory, never the disk.
+        """
+        if self._disk is None or self._closing is not None:
+            return None
+        self._note_disk()
+        return self._disk.usage()
 
     # ---------------------------------------------------------------- what the watcher asks
 

@@ -140,8 +140,8 @@ def exec_request(
         VERSION,
         Op.EXEC,
         flags,
-        min(timeout_ms, (1 << 32) - 1),
-        output_limit_bytes,
+        min(_count(timeout_ms), (1 << 32) - 1),
+        min(_count(output_limit_bytes), NO_LIMIT),
         *_terminal(rows, cols),
         len(argv),
         len(env),
@@ -162,6 +162,8 @@ def file_request(
     """READ_FILE, WRITE_FILE, PACK_TREE, UNPACK_TREE or REMOVE of an absolute path."""
     if not path.startswith("/"):
         raise SandboxError(f"{op.name.lower()}: {path!r} is no absolute path of the sandbox")
+    limit_bytes = min(_count(limit_bytes), NO_LIMIT)
+    limit_entries = min(_count(limit_entries), (1 << 32) - 1)
     head = _FILE.pack(VERSION, op, 0, mode & 0o7777, limit_bytes, limit_entries)
     return _request(head + _strings([path, owner]))
 
@@ -183,6 +185,12 @@ def signal_request(pid: int, number: int) -> bytes:
 def plain_request(op: Op) -> bytes:
     """KILL_ALL or PING."""
     return _request(_HEAD.pack(VERSION, op, 0))
+
+
+def _count(number: int) -> int:
+    if number < 0:
+        raise SandboxError(f"a limit of {number}")
+    return number
 
 
 def _terminal(rows: int, cols: int) -> tuple[int, int]:

@@ -14,12 +14,12 @@ from rollout.sandbox.base import Engine, Sandbox
 from rollout.sandbox.memory import MemoryEngine
 from rollout.sandbox.native import NativeEngine
 from tests.census import census
-from tests.sandbox.harness import Bench, Sh, shell_in, until_empty
+from tests.sandbox.harness import Bench, Sh, needs_btrfs, shell_in, until_empty
 
 SLOTS = 64
 UIDS_EACH = 65_536
 LACKING: dict[str, frozenset[str]] = {
-    "memory": frozenset({"pty", "ports", "states"}),
+    "memory": frozenset({"pty", "ports", "programs", "states"}),
     "native": frozenset({"users", "states"} if os.geteuid() != 0 else ()),
 }
 """The features an engine may do without. What it refuses then is a test like any other."""
@@ -53,7 +53,7 @@ async def engine(kind: str, root_dir: Path) -> AsyncIterator[Engine]:
 
 
 @asynccontextmanager
-async def running(kind: str, root_dir: Path, scratch: str = "disk") -> AsyncIterator[Engine]:
+async def running(kind: str, root_dir: Path, scratch: str = "auto") -> AsyncIterator[Engine]:
     """A started engine; once closed, nothing of it may be left."""
     tasks = asyncio.all_tasks()
     async with AsyncExitStack() as ending:
@@ -98,6 +98,7 @@ def left_behind(root_dir: Path, owners: set[str]) -> list[str]:
     found += [f"mount {line}" for line in mounts if str(root_dir) in line]
     groups = census(str(root_dir))["cgroups"]
     found += [group for group in groups if owners & set(Path(group).parts)]
+    found += [loop for loop in census()["loop devices"] if str(root_dir) in loop]
     found += [f"folder {path}" for path in root_dir.glob("owners/*")]
     return found
 
@@ -118,16 +119,31 @@ async def bench(engine: Engine) -> AsyncIterator[Bench]:
         yield Bench(engine, ending)
 
 
-@pytest.fixture
-async def small_disks(kind: str, tmp_path: Path) -> AsyncIterator[Bench]:
-    """Of an engine set up so that it can limit disk on any kernel."""
-    async with running(kind, tmp_path, scratch="tmpfs") as engine, AsyncExitStack() as ending:
+ON_TMPFS = pytest.param(("native", "tmpfs"), marks=pytest.mark.native, id="native-tmpfs")
+ON_BTRFS = pytest.param(
+    ("native", "btrfs"), marks=[pytest.mark.native, needs_btrfs], id="native-btrfs"
+)
+
+
+@pytest.fixture(params=[pytest.param(("memory", "auto"), id="memory"), ON_TMPFS, ON_BTRFS])
+async def small_disks(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    """Of an engine set up so that it limits disk, in each way that it can."""
+    kind, scratch = request.param
+    async with running(kind, tmp_path, scratch) as engine, AsyncExitStack() as ending:
         yield Bench(engine, ending)
 
 
 @pytest.fixture
 async def box(bench: Bench) -> Sandbox:
     return await bench.sandbox()
+
+
+@pytest.fixture
+def real_box(engine: Engine, box: Sandbox) -> Sandbox:
+    """A sandbox that runs real programs on a kernel; an engine that emulates both has none."""
+    if "programs" not in engine.features:
+        pytest.skip(f"the {engine.name} engine runs no real programs")
+    return box
 
 
 @pytest.fixture

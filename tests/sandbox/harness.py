@@ -1,6 +1,7 @@
 """What the tests of engines and sandboxes share: sandboxes that end, a shell, waiting."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -9,9 +10,15 @@ from typing import Any
 import pytest
 
 from rollout.sandbox.base import Engine, ExecResult, Sandbox, SandboxSpec
+from rollout.sandbox.volume import mkfs_program
 from rollout.types import Blueprint, Resources
 
 Sh = Callable[..., Awaitable[ExecResult]]
+
+needs_btrfs = pytest.mark.skipif(
+    mkfs_program() is None and not os.environ.get("CI"),
+    reason="needs mkfs.btrfs (btrfs-progs)",
+)
 
 PATIENCE_S = 20.0
 """For what another process brings about, on a machine that has much else to do."""

@@ -14,14 +14,14 @@ from rollout.sandbox.native import NativeEngine
 from rollout.types import Blueprint, Resources
 
 
-async def own(root_dir: str, uid_base: int, memory_cgroups: str) -> None:
+async def own(root_dir: str, uid_base: int, memory_cgroups: str, disk_mb: int | None) -> None:
     conf = EngineConf(
         root_dir=root_dir, uid_base=uid_base, max_slots=256, memory_cgroups=memory_cgroups
     )
     engine = NativeEngine(conf)
     await engine.start()
     image = await engine.build(Blueprint())
-    limits = Resources(cpu=1, memory_mb=256, pids=64)
+    limits = Resources(cpu=1, memory_mb=256, disk_mb=disk_mb, pids=64)
     first = await engine.create(SandboxSpec(image=image, resources=limits))
     await engine.create(SandboxSpec(image=image))
     await first.exec(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo mine > /tmp/mine"])
@@ -32,4 +32,5 @@ async def own(root_dir: str, uid_base: int, memory_cgroups: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(own(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+    disk_mb = int(sys.argv[4]) if sys.argv[4:] else None
+    asyncio.run(own(sys.argv[1], int(sys.argv[2]), sys.argv[3], disk_mb))

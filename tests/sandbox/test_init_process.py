@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,3 +113,41 @@ async def test_output_waits_until_it_is_taken(box: Box) -> None:
         assert (await process.wait()).exit_code == 0
     assert size == 20_000_000
     assert mark.exists()
+
+
+async def test_the_end_of_input_waits_like_input_until_a_terminal_has_room(box: Box) -> None:
+    ends = 200_000
+    script = f"stty raw -echo; echo up; sleep 0.5; head -c {ends} | wc -c"
+    async with await box.client.start(["sh", "-c", script], pty=True, timeout_s=20) as process:
+        assert b"up" in (await anext(process))[1]
+        for _ in range(ends):
+            await process.close_stdin()
+        assert int((await process.wait()).stdout) == ends
+
+
+async def test_two_hundred_at_once_beside_one_that_nobody_reads(box: Box) -> None:
+    async with await box.client.start(["yes"]) as unread:
+        results = await asyncio.gather(*(box.sh(f"sleep 0.1; echo {n}") for n in range(200)))
+        assert [text for _, text in results] == [f"{n}\n" for n in range(200)]
+        assert (await anext(unread))[1].startswith(b"y\ny\n")
+
+
+TRACER = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+seized = libc.ptrace(0x4206, int(sys.argv[1]), 0, 0)
+print(seized, flush=True)
+time.sleep(1000)
+"""
+
+
+async def test_a_tracer_that_lets_nobody_go_does_not_hold_up_an_end(box: Box) -> None:
+    """Whoever is traced is its tracer's to bury: its parent would wait for ever."""
+    async with await box.client.start(["sleep", "60"], timeout_s=2) as traced:
+        tracer = await box.client.start([sys.executable, "-c", TRACER, str(traced.pid)])
+        async with tracer:
+            assert await anext(tracer) == ("stdout", b"0\n")
+            ended = await traced.wait()
+            assert (ended.exit_code, ended.timed_out) == (137, True)
+            assert await box.sh("echo usable") == (0, "usable\n")
+    await box.client.kill_all()

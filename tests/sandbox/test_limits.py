@@ -16,7 +16,7 @@ from rollout.sandbox.native import NativeEngine
 from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.sandbox.watcher import Watcher
 from rollout.types import Resources
-from tests.sandbox.harness import PATIENCE_S, exists, until_empty
+from tests.sandbox.harness import PATIENCE_S, exists, needs_btrfs, until_empty
 from tests.sandbox.test_native import conf, engine, leftovers, make, out
 
 __all__ = ["engine"]
@@ -324,8 +324,9 @@ async def test_cpu_alerts_when_it_is_held_back_most_of_the_time(engine: NativeEn
     assert await levels(idle, "cpu") == []
 
 
-async def test_disk_alerts(tmp_path: Path) -> None:
-    async with running(tmp_path, scratch="tmpfs") as engine:
+@pytest.mark.parametrize("scratch", ["tmpfs", pytest.param("btrfs", marks=needs_btrfs)])
+async def test_disk_alerts(tmp_path: Path, scratch: str) -> None:
+    async with running(tmp_path, scratch=scratch) as engine:
         box = await limited(engine, disk_mb=40)
         await out(box, "head -c 35000000 /dev/zero > /srv/most")
         assert await levels(box, "disk") == [80]

@@ -28,7 +28,7 @@ KEPT_CAPABILITIES = "00000000800404fb"
 EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
 
 
-def conf(root_dir: Path, *, scratch: str = "disk", max_slots: int = BLOCK) -> EngineConf:
+def conf(root_dir: Path, *, scratch: str = "auto", max_slots: int = BLOCK) -> EngineConf:
     """With uids no other test process uses meanwhile."""
     uid_base = 1_000_000_000 + os.getpid() % 250 * 2 * BLOCK * RANGE
     return EngineConf(
@@ -352,9 +352,16 @@ async def test_what_one_uses_up_the_others_still_have(engine: NativeEngine) -> N
         assert seen == "True 64\n"
 
 
-async def test_limits_not_asked_for_are_not_claimed(engine: NativeEngine) -> None:
-    box = await make(engine, resources=Resources(disk_mb=100))
-    assert box.limits_enforced == ()
+async def test_a_limit_that_does_not_hold_is_not_claimed(tmp_path: Path) -> None:
+    engine = NativeEngine(conf(tmp_path, scratch="disk"))
+    await engine.start()
+    try:
+        assert "disk" not in engine.limits
+        box = await make(engine, resources=Resources(disk_mb=100))
+        assert box.limits_enforced == ()
+        assert box.disk_usage() is None
+    finally:
+        await engine.close()
 
 
 # ---------------------------------------------------------------- files, images, forks

@@ -5,8 +5,10 @@ import contextlib
 import re
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from rollout.errors import SandboxError, SandboxLost, TreeRefused
 from rollout.sandbox import wire
 from rollout.sandbox.client import InitClient
+from rollout.sandbox.trees import TreeReader
 
 payloads = st.binary(max_size=2000)
 frames = st.lists(st.tuples(st.sampled_from(wire.Out), payloads), max_size=20)
@@ -77,6 +80,125 @@ def test_any_payload_is_read_or_refused(payload: bytes) -> None:
     for read in readers:
         with contextlib.suppress(SandboxError):
             read(payload)
+
+
+near_frames = st.one_of(
+    st.tuples(st.integers(0, 255), st.binary(max_size=400)).map(
+        lambda frame: struct.pack("<BI", frame[0], len(frame[1])) + frame[1]
+    ),
+    st.tuples(st.integers(0, 255), st.integers(0, (1 << 32) - 1)).map(
+        lambda head: struct.pack("<BI", *head)
+    ),
+    st.binary(max_size=20),
+)
+
+
+def decoded(pieces: Iterable[bytes]) -> tuple[list[tuple[int, bytes]], str]:
+    """Frames up to the end or to the first error, and that error."""
+    decoder, found = wire.Decoder(), []
+    for piece in pieces:
+        try:
+            found += decoder.feed(piece)
+        except SandboxError as exc:
+            return found, str(exc)
+        assert decoder.held_bytes < wire.MAX_PAYLOAD_BYTES + 5
+    return found, ""
+
+
+@given(st.lists(near_frames, max_size=30).map(b"".join), st.data())
+def test_any_stream_means_the_same_wherever_it_is_cut(stream: bytes, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=20)))
+    edges = [0, *cuts, len(stream)]
+    frames, error = decoded(stream[start:end] for start, end in pairwise(edges))
+    by_byte, byte_error = decoded(bytes([byte]) for byte in stream)
+    assert (frames, error) == (by_byte[: len(frames)], byte_error)
+    # A piece that holds an error gives none of the frames before it; nothing else is lost.
+    assert error or frames == by_byte
+
+
+def mutated(payload: bytes) -> st.SearchStrategy[bytes]:
+    """The payload with some of it replaced, left out or put in."""
+    spot = st.tuples(st.integers(0, len(payload)), st.integers(0, 6), st.binary(max_size=6))
+    return spot.map(lambda s: payload[: s[0]] + s[2] + payload[s[0] + s[1] :])
+
+
+EVERY_READER: list[tuple[Callable[[bytes], object], bytes]] = [
+    (wire.read_exit, struct.pack("<iI", 137, 5)),
+    (wire.read_failure, struct.pack("<I", 2) + "no such f\u00efle".encode()),
+    (wire.read_started, struct.pack("<I", 12)),
+    (wire.read_entry, wire.entry(wire.EntryHead("link", 0o777, b"a/b", b"../c"))[5:]),
+]
+
+
+@given(st.data())
+@pytest.mark.parametrize(("read", "payload"), EVERY_READER)
+def test_what_is_nearly_right_is_read_or_refused(
+    read: Callable[[bytes], object], payload: bytes, data: st.DataObject
+) -> None:
+    with contextlib.suppress(SandboxError):
+        read(data.draw(mutated(payload)))
+
+
+@pytest.mark.parametrize(("read", "payload"), EVERY_READER)
+def test_a_payload_as_large_as_a_frame_costs_little(
+    read: Callable[[bytes], object], payload: bytes
+) -> None:
+    for filler in (b"\0", b"/", b"\xff", b"x"):
+        large = payload + filler * (wire.MAX_PAYLOAD_BYTES - len(payload))
+        tracemalloc.start()
+        with contextlib.suppress(SandboxError):
+            read(large)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 6 * wire.MAX_PAYLOAD_BYTES
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(
+                st.sampled_from([*wire.KINDS]), st.binary(max_size=30), st.binary(max_size=30)
+            ),
+            st.binary(max_size=50),
+        ),
+        max_size=30,
+    )
+)
+def test_any_tree_is_taken_or_refused(told: list[Any]) -> None:
+    reader = TreeReader(limit_bytes=200, limit_entries=20)
+    with contextlib.suppress(SandboxError):
+        for each in told:
+            if isinstance(each, bytes):
+                reader.data(each)
+            else:
+                kind, path, target = each
+                reader.entry(wire.EntryHead(kind, 0o644, path, target))
+        tree = reader.tree()
+        assert len(tree.entries) <= 20
+        assert tree.size_bytes <= 200
+        for entry in tree.entries:
+            assert not {"", ".", ".."} & set(entry.path.split("/"))
+
+
+@given(st.integers(), st.integers(), st.integers(), st.text(max_size=9), st.text(max_size=9))
+def test_what_the_host_asks_for_travels_or_is_refused(
+    one: int, two: int, three: int, text: str, other: str
+) -> None:
+    asking: list[Callable[[], bytes]] = [
+        lambda: wire.exec_request([text, other], env={text: other}, cwd=text, user=other),
+        lambda: wire.exec_request(["x"], env={}, timeout_ms=one, output_limit_bytes=two),
+        lambda: wire.exec_request(["x"], env={}, rows=one, cols=two),
+        lambda: wire.file_request(
+            wire.Op.PACK_TREE, f"/{text}", mode=one, limit_bytes=two, limit_entries=three
+        ),
+        lambda: wire.port_request(wire.Op.LISTEN, one),
+        lambda: wire.resize(one, two),
+        lambda: wire.signal(one),
+        lambda: wire.entry(wire.EntryHead("file", one, text.encode("utf-8", "replace"), b"")),
+    ]
+    for ask in asking:
+        with contextlib.suppress(SandboxError):
+            assert ask()
 
 
 @given(st.sampled_from(sorted(wire.KINDS)), st.integers(0, 0o7777), names, st.binary(max_size=99))

@@ -5,6 +5,7 @@
  *
  * Lines in, split at tabs:                             Lines out, one for each:
  *   ID cgroup=DIRECTORY ... tree=PATH ...                ID | ID TEXT if something is left
+ *      subvolume=PATH ...
  *
  * Ends at once with its stdin: then the owner has ended, and the rest is the next sweep's. */
 #define _GNU_SOURCE
@@ -18,6 +19,7 @@
 
 #define CGROUP_TRIES 5000
 #define CGROUP_PAUSE_NS 2000000
+#define GONE -2
 
 /* EBUSY until the kernel has let the last process go, which is after its parent reaped it. */
 static int clear_cgroup(const char *path)
@@ -33,22 +35,45 @@ static int clear_cgroup(const char *path)
 	return failed("remove cgroup %s", path);
 }
 
+/* Parts `path` at its last name. Returns the folder it is in, GONE or -1. */
+static int open_folder(char *path, char **name)
+{
+	errno = 0;
+	*name = strrchr(path, '/');
+	if (!*name || *name == path)
+		return failed("what is cleared has a folder, unlike '%s'", path);
+	*(*name)++ = 0;
+	int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (folder < 0)
+		return errno == ENOENT ? GONE : failed("open %s", path);
+	return folder;
+}
+
 static int clear_tree(char *path)
 {
 	struct culprit culprit;
-	char *name = strrchr(path, '/');
-	int folder, done;
-	errno = 0;
-	if (!name || name == path)
-		return failed("a tree has a folder, unlike '%s'", path);
-	*name++ = 0;
-	folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	char *name;
+	int folder = open_folder(path, &name);
 	if (folder < 0)
-		return errno == ENOENT ? 0 : failed("open %s", path);
-	done = erase(folder, name, &culprit);
+		return folder == GONE ? 0 : -1;
+	int done = erase(folder, name, &culprit);
 	close(folder);
 	errno = done ? culprit.error : 0;
 	return done ? failed("remove %s in %s/%s", culprit.text, path, name) : 0;
+}
+
+/* Below a descriptor of the launcher: without a launcher there is no volume. */
+static int clear_subvolume(char *path)
+{
+	char *name;
+	int folder = open_folder(path, &name);
+	if (folder < 0)
+		return folder == GONE ? 0 : -1;
+	int done = remove_subvolume(folder, name);
+	if (done)
+		failed("remove the subvolume %s/%s", path, name);
+	close(folder);
+	return done;
 }
 
 static int clear_field(char *field)
@@ -57,6 +82,8 @@ static int clear_field(char *field)
 		return clear_cgroup(field + 7);
 	if (!strncmp(field, "tree=", 5))
 		return clear_tree(field + 5);
+	if (!strncmp(field, "subvolume=", 10))
+		return clear_subvolume(field + 10);
 	errno = 0;
 	return failed("unknown field '%s'", field);
 }

@@ -19,6 +19,8 @@
 #define READY_FD 4
 #define MAX_CONNS 1024
 #define EVENTS_A_ROUND 64
+/* Less than the host adds to a process's own timeout, see GRACE_S in link.py. */
+#define REAP_PATIENCE_MS 1000
 
 struct box box;
 
@@ -182,13 +184,19 @@ static int pass_deadlines(void)
 
 		if (conn->state != CONN_PROC || !proc->deadline_ms)
 			continue;
+		if (proc->deadline_ms <= now && proc->timed_out) {
+			/* Killed, and still not ours to reap: somebody traces it and lets it lie. */
+			conn->pid = 0;
+			proc_reaped(conn, SIGKILL);
+			continue;
+		}
 		if (proc->deadline_ms <= now) {
 			proc->timed_out = true;
-			proc->deadline_ms = 0;
+			proc->deadline_ms = now + REAP_PATIENCE_MS;
 			proc_kill(conn);
-		} else if (proc->deadline_ms < next) {
-			next = proc->deadline_ms;
 		}
+		if (proc->deadline_ms < next)
+			next = proc->deadline_ms;
 	}
 	if (next == INT64_MAX)
 		return -1;

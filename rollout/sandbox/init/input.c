@@ -42,10 +42,7 @@ static bool control(struct conn *conn, uint8_t type, const char *payload, uint32
 
 	switch (type) {
 	case IN_STDIN_EOF:
-		if (conn->proc.pty)
-			feed(conn, END_OF_TRANSMISSION, 1);
-		else
-			watch_close(&conn->proc.in);
+		watch_close(&conn->proc.in);
 		return length == 0;
 	case IN_RESIZE:
 		if (length != sizeof(size))
@@ -77,6 +74,15 @@ static bool take_frame(struct conn *conn)
 		if (!conn_reserve(conn, WIRE_FRAME_HEAD + length))
 			conn_close(conn);
 		return false;
+	}
+	/* A terminal's end of input is a byte like others: it waits for room as they do. */
+	if (head[0] == IN_STDIN_EOF && !length && conn->proc.pty) {
+		if (!feed(conn, END_OF_TRANSMISSION, 1)) {
+			watch_set(&conn->proc.in, EPOLLOUT);
+			return false;
+		}
+		conn->in_pos += WIRE_FRAME_HEAD;
+		return true;
 	}
 	if (head[0] != IN_STDIN) {
 		conn->in_pos += WIRE_FRAME_HEAD + length;

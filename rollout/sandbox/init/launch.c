@@ -6,6 +6,8 @@
  *   unmount ID  kills it, and tells once its mounts are gone too
  *   stop ID, continue ID  all its processes     signaled ID TROUBLE
  *   forget ID  closes its scratch
+ *   volume IMAGE  mounts a btrfs image       volume FD | volume -1 TEXT
+ *          in place of the one before; `-` mounts none
  * The first line out is `ready` or `error - TEXT`.
  *
  * One thread, for the death signal of its sandboxes is tied to the thread that made them. Nothing
@@ -245,6 +247,8 @@ static void obey(char *line)
 		signal_one(rest, SIGCONT);
 	else if (!strcmp(verb, "forget") && rest)
 		forget(rest);
+	else if (!strcmp(verb, "volume") && rest)
+		make_volume(rest);
 	else
 		printf("error\t-\tunknown request '%s'\n", verb);
 }

@@ -39,6 +39,8 @@ struct request {
 	struct stack root, usr;
 	unsigned long long scratch_bytes; /* 0: a folder on disk, else a tmpfs of this size */
 	int scratch;                      /* its mount, or -1 */
+	bool subvolume;                   /* scratch is a subvolume of the volume */
+	unsigned long long subvolume_bytes; /* its limit; 0: none */
 	int network;                      /* a spare one, or -1 */
 	bool has_scratch;                 /* its folders were made ahead */
 	const char *cgroup;               /* v2 directory, or NULL */
@@ -94,6 +96,12 @@ bool wants_spare_scratch(void);
 void make_spare_scratch(void);
 int take_spare_scratch(struct request *r);
 int make_scratch(const struct request *r);
+
+/* volume.c */
+void keep_devices(void);
+void make_volume(const char *image);
+int make_subvolume(const struct request *r);
+int remove_subvolume(int folder, const char *name);
 
 /* net.c */
 bool wants_spare_network(void);

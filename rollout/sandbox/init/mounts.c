@@ -6,6 +6,7 @@
  *     m        the new root          l0 l1 …  id-mapped layers of /
  *     dev      the shared /dev       k0 k1 …  id-mapped layers of /usr
  *     s        a tmpfs for scratch, where one is asked for
+ *     v        the volume (volume.c): scratch and layers by name, once one was asked for
  *     proc     for settings of namespaces, see own_proc()
  *
  * Every sandbox has its own mount namespace, so the same mount points serve all of them. Names are
@@ -97,8 +98,8 @@ static int make_mount_points(void)
 		return failed("make the folder mnt");
 	if (mount("rollout", "mnt", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0700"))
 		return failed("mount a tmpfs");
-	if (mkdir("mnt/m", 0755) || mkdir("mnt/s", 0755) || mkdir("mnt/dev", 0755) ||
-	    mkdir("mnt/proc", 0755))
+	if (mkdir("mnt/m", 0755) || mkdir("mnt/s", 0755) || mkdir("mnt/v", 0755) ||
+	    mkdir("mnt/dev", 0755) || mkdir("mnt/proc", 0755))
 		return failed("make a mount point");
 	for (int i = 0; i < MAX_LAYERS; i++)
 		for (const char *kind = "lk"; *kind; kind++) {
@@ -144,6 +145,7 @@ static int make_dev(void)
 int prepare_mounts(int keep_count, char **keep)
 {
 	umask(0);
+	keep_devices();
 	if (unshare(CLONE_NEWNS))
 		return failed("make a mount namespace");
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
@@ -211,6 +213,19 @@ static int attach_layer(const struct layer *layer, const char *at)
 	return 0;
 }
 
+/* A volatile overlay cannot be mounted once writing to the file system below has failed, say since
+ * the host's disk was full, until somebody has been told. */
+static int forget_write_errors(const char *scratch)
+{
+	int fd = open(scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	syncfs(fd);
+	close(fd);
+	errno = EIO;
+	return 0;
+}
+
 static int mount_overlay(const struct request *r, const struct stack *stack, char kind,
 			 const char *upper, const char *work, const char *at)
 {
@@ -228,7 +243,10 @@ static int mount_overlay(const struct request *r, const struct stack *stack, cha
 	snprintf(options + used, sizeof options - used, ",upperdir=%s/%s,workdir=%s/%s,volatile,%s",
 		 scratch, upper, scratch, work,
 		 unprivileged ? "userxattr" : "redirect_dir=on,metacopy=off,index=off");
-	if (mount("overlay", at, "overlay", weak(r, "nodev") ? 0 : MS_NODEV, options))
+	unsigned long flags = weak(r, "nodev") ? 0 : MS_NODEV;
+	if (mount("overlay", at, "overlay", flags, options) &&
+	    !(errno == EIO && !forget_write_errors(scratch) &&
+	      !mount("overlay", at, "overlay", flags, options)))
 		return failed("mount an overlay on %s (%s)", at, options);
 	return 0;
 }

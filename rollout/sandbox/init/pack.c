@@ -23,8 +23,6 @@ static void send_entry(struct pack *pack, char kind, mode_t mode, const char *ta
 	size_t path_size = strlen(pack->path) + 1, target_size = strlen(target) + 1;
 	char *payload;
 
-	if (!pack->entries_left--)
-		op_fail(E2BIG, "more than %u names", pack->op->limit_entries);
 	payload = op_payload();
 	memcpy(payload, &entry, sizeof(entry));
 	memcpy(payload + sizeof(entry), pack->path, path_size);
@@ -110,6 +108,8 @@ static char **names_in(struct pack *pack, int fd, size_t *count)
 	if (!stream || !names)
 		op_fail(ENOMEM, "%s", pack->path);
 	closedir(stream);
+	/* Counted before they are sent: what waits at every level of a deep tree is bounded, too. */
+	pack->entries_left -= (uint32_t)*count;
 	qsort(names, *count, sizeof(*names), by_bytes);
 	return names;
 }
@@ -180,6 +180,8 @@ _Noreturn void pack_tree(const struct op *op)
 		pack_folder(&pack, fd, 1);
 		op_done();
 	}
+	if (!op->limit_entries)
+		op_fail(E2BIG, "more than %u names", op->limit_entries);
 	snprintf(pack.path, sizeof(pack.path), "%s", name);
 	if (S_ISREG(found.st_mode)) {
 		send_entry(&pack, ENTRY_FILE, found.st_mode, "");

@@ -52,6 +52,10 @@ static int parse_field(char *key, char *value, struct request *r)
 	}
 	if (!strcmp(key, "tmpfs"))
 		return parse_number(value, UINT64_MAX, &r->scratch_bytes);
+	if (!strcmp(key, "subvolume")) {
+		r->subvolume = true;
+		return parse_number(value, UINT64_MAX, &r->subvolume_bytes);
+	}
 	if (!strcmp(key, "cgroup")) {
 		r->cgroup = value;
 		return 0;

@@ -1,4 +1,4 @@
-/* Where a sandbox writes: folders on disk, or on a tmpfs of its own.
+/* Where a sandbox writes: folders on disk, on a tmpfs of its own, or in a subvolume of its own.
  *
  *   b/<id>/    c, the init's socket; u and w, upper and work folder of /; U and W, those of /usr
  *   spare/<n>  such folders made ahead while nobody waits: an eighth of a sandbox's making
@@ -64,7 +64,7 @@ const char *scratch_folder(const struct request *r, char *room, size_t size)
 {
 	if (r->scratch >= 0)
 		return "mnt/s";
-	snprintf(room, size, "b/%s", r->id);
+	snprintf(room, size, r->subvolume ? "mnt/v/%s" : "b/%s", r->id);
 	return room;
 }
 
@@ -78,6 +78,8 @@ int make_scratch(const struct request *r)
 		return -1;
 	if (r->scratch >= 0 && syscall(SYS_move_mount, r->scratch, "", AT_FDCWD, at, MOVE_FROM_FD))
 		return failed("mount the tmpfs for scratch");
+	if (r->subvolume && make_subvolume(r))
+		return -1;
 	return make_folders(at, r->usr.count) || give_folders(r, at) ? -1 : 0;
 }
 
@@ -102,7 +104,7 @@ void make_spare_scratch(void)
 int take_spare_scratch(struct request *r)
 {
 	char from[64], room[96];
-	if (made == taken || r->scratch >= 0 || !r->usr.count)
+	if (made == taken || r->scratch >= 0 || r->subvolume || !r->usr.count)
 		return 0;
 	snprintf(from, sizeof from, "spare/%u", taken);
 	const char *at = scratch_folder(r, room, sizeof room);

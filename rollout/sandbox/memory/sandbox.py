@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from rollout.aio import shielded
 from rollout.errors import SandboxError, SandboxLost, TreeRefused
+from rollout.sandbox import wire
 from rollout.sandbox.base import (
     FILE_LIMIT_BYTES,
     OUTPUT_LIMIT_BYTES,
@@ -142,8 +143,8 @@ class MemorySandbox:
         user: str,
     ) -> Process:
         self._check_awake()
-        if not argv:
-            raise SandboxError(f"exec in {self._id}: argv is empty")
+        # What the wire would not carry is refused here, too.
+        wire.exec_request(argv, env=env or {}, cwd=cwd, user=user)
         words = [to_text(word) if isinstance(word, bytes) else word for word in argv]
         who = self._who(user or self._spec.user or self._spec.image.user)
         try:
