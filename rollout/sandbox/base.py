@@ -307,9 +307,9 @@ class Engine(Protocol):
 
     @property
     def features(self) -> frozenset[str]:
-        """Which of `pty ports programs users states` its sandboxes have; programs: real ones, on a
-        kernel; users: more than their root; states: what they wrote can be exported and restored.
-        """
+        """Which of `pty ports programs users states` its sandboxes have; `programs`: real ones, on
+        a kernel; `users`: more than their root; `states`: what they wrote can be exported and
+        restored."""
 
     async def start(self) -> None:
         """Take ownership, sweep what dead owners left, make ready to create."""

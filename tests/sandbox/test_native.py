@@ -119,6 +119,35 @@ async def test_every_process_is_in_the_sandboxes_own_uid_range(engine: NativeEng
     assert await out(first, "stat -c %u:%g /f /usr /etc/passwd") == "1000:1000\n0:0\n0:0\n"
 
 
+WATCH_NULL = """
+import ctypes, os, select
+libc = ctypes.CDLL(None)
+watch = libc.inotify_init1(0)
+assert libc.inotify_add_watch(watch, b"/dev/null", 0xfff) >= 0
+open("/tmp/watching", "w").close()
+input()
+print(bool(select.select([watch], [], [], 0)[0]))
+"""
+
+
+async def test_neighbours_share_no_device_file(engine: NativeEngine) -> None:
+    """A lock on a file, and a watch of it, reach all who have the same file open."""
+    one, two = await make(engine), await make(engine)
+    await out(one, "flock /dev/null sleep 1000 >/dev/null 2>&1 &")
+    await out(one, "until flock -n /dev/null true; [ $? = 1 ]; do sleep 0.01; done")
+    assert await out(two, "flock -n /dev/null echo free") == "free\n"
+    await two.write_file("/tmp/watch.py", WATCH_NULL.encode())
+    async with await two.start(["python3", "/tmp/watch.py"]) as watcher:
+        await until_there(two, "/tmp/watching")
+        await one.exec(["sh", "-c", "echo secret > /dev/null"])
+        await watcher.write_stdin(b"\n")
+        assert (await watcher.wait()).stdout == b"False\n"
+    async with await two.start(["python3", "/tmp/watch.py"]) as watcher:
+        await two.exec(["sh", "-c", "sleep 0.2; echo mine > /dev/null"])
+        await watcher.write_stdin(b"\n")
+        assert (await watcher.wait()).stdout == b"True\n"
+
+
 async def test_neighbours_do_not_see_each_other(engine: NativeEngine) -> None:
     first, second = await make(engine), await make(engine)
     await out(first, "echo mine > /tmp/mine; setsid sleep 1000 >/dev/null 2>&1 &")

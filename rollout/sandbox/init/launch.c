@@ -46,6 +46,7 @@ struct box {
 	pid_t pid;
 	int ready;   /* while STARTING */
 	int scratch; /* mount of its tmpfs, or -1 */
+	int devices; /* number of its /dev */
 	int mounts;  /* its mount namespace, held while it is being killed; else -1 */
 	char *error; /* once FAILED */
 };
@@ -73,7 +74,7 @@ static struct box *add_box(const struct request *r, pid_t pid, int ready)
 	}
 	struct box *box = &boxes[box_count++];
 	*box = (struct box){.state = STARTING, .pid = pid, .ready = ready, .scratch = r->scratch,
-			    .mounts = -1};
+			    .devices = r->devices, .mounts = -1};
 	snprintf(box->id, sizeof box->id, "%s", r->id);
 	starting++;
 	return box;
@@ -109,7 +110,7 @@ static int prepare(struct request *r)
 	r->network = take_spare_network();
 	if (r->network < 0 && own_proc())
 		return -1;
-	return take_spare_scratch(r);
+	return take_devices(r) || take_spare_scratch(r) ? -1 : 0;
 }
 
 static int spawn(const struct request *r)
@@ -145,6 +146,7 @@ static void create(char *line)
 	bool made = !parse_create(line, &r) && !prepare(&r) && !spawn(&r);
 	if (!made) {
 		printf("error\t%s\t%s\n", r.id ? r.id : "-", trouble);
+		give_devices_back(r.devices);
 		if (r.scratch >= 0)
 			close(r.scratch);
 	}
@@ -187,6 +189,7 @@ static void bury(struct box *box, int status)
 		printf("error\t%s\t%s\n", box->id, box->error ? box->error : "it ended at once");
 	box->pid = 0;
 	let_mounts_go(box->mounts);
+	give_devices_back(box->devices);
 	if (box->state == LIVE && box->scratch >= 0)
 		box->state = ENDED; /* its files may still be wanted */
 	else
@@ -309,11 +312,18 @@ static int open_signals(void)
 	return signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+static bool wants_spare(void)
+{
+	return wants_spare_network() || wants_spare_devices() || wants_spare_scratch();
+}
+
 /* One thing at a time, since a request may come meanwhile. */
 static void make_ahead(void)
 {
 	if (wants_spare_network())
 		make_spare_network();
+	else if (wants_spare_devices())
+		make_spare_devices();
 	else
 		make_spare_scratch();
 }
@@ -331,8 +341,7 @@ static void serve(int signals, int parent)
 		for (int i = 0; i < box_count && count < 3 + STARTING_AT_ONCE; i++)
 			if (boxes[i].state == STARTING)
 				fds[count++] = (struct pollfd){boxes[i].ready, POLLIN, 0};
-		bool ahead = !starting && (wants_spare_network() || wants_spare_scratch());
-		int events = poll(fds, (nfds_t)count, ahead ? 0 : -1);
+		int events = poll(fds, (nfds_t)count, !starting && wants_spare() ? 0 : -1);
 		if (events == 0)
 			make_ahead();
 		if (events <= 0)

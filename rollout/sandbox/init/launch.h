@@ -43,6 +43,7 @@ struct request {
 	unsigned long long subvolume_bytes; /* its limit; 0: none */
 	int network;                      /* a spare one, or -1 */
 	bool has_scratch;                 /* its folders were made ahead */
+	int devices;                      /* number of its /dev; 0: the shared one, or none yet */
 	const char *cgroup;               /* v2 directory, or NULL */
 	int cgroup_fd;
 	const char *joins[MAX_JOINS]; /* v1 directories */
@@ -89,6 +90,13 @@ int own_proc(void);
 int open_scratch(struct request *r);
 int mount_all(const struct request *r);
 int pivot(const struct request *r);
+
+/* devices.c */
+int open_devices(void);
+bool wants_spare_devices(void);
+void make_spare_devices(void);
+int take_devices(struct request *r);
+void give_devices_back(int number);
 
 /* scratch.c */
 const char *scratch_folder(const struct request *r, char *room, size_t size);

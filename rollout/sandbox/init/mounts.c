@@ -4,7 +4,7 @@
  *
  *   mnt/       a tmpfs only the launcher and its sandboxes see, with the mount points below
  *     m        the new root          l0 l1 …  id-mapped layers of /
- *     dev      the shared /dev       k0 k1 …  id-mapped layers of /usr
+ *     dev/<n>  a sandbox's /dev     k0 k1 …  id-mapped layers of /usr
  *     s        a tmpfs for scratch, where one is asked for
  *     v        the volume (volume.c): scratch and layers by name, once one was asked for
  *     proc     for settings of namespaces, see own_proc()
@@ -23,7 +23,6 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 /* Spelt here because libcs differ in what they declare. */
@@ -110,38 +109,6 @@ static int make_mount_points(void)
 	return 0;
 }
 
-static int make_node(const char *name, unsigned major, unsigned minor)
-{
-	char path[32], host[32];
-	snprintf(path, sizeof path, "mnt/dev/%s", name);
-	snprintf(host, sizeof host, "/dev/%s", name);
-	if (!unprivileged && (mknod(path, S_IFCHR | 0666, makedev(major, minor)) || chmod(path, 0666)))
-		return failed("make %s", path);
-	if (unprivileged && (mknod(path, S_IFREG | 0666, 0) || mount(host, path, NULL, MS_BIND, NULL)))
-		return failed("mount the host's %s", host);
-	return 0;
-}
-
-/* One read-only /dev for all: a file system of its own for each would cost memory and time. */
-static int make_dev(void)
-{
-	if (mount("dev", "mnt/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755"))
-		return failed("mount a tmpfs for /dev");
-	if (make_node("null", 1, 3) || make_node("zero", 1, 5) ||
-	    make_node("full", 1, 7) || make_node("random", 1, 8) ||
-	    make_node("urandom", 1, 9) || make_node("tty", 5, 0))
-		return -1;
-	if (symlink("/proc/self/fd", "mnt/dev/fd") || symlink("fd/0", "mnt/dev/stdin") ||
-	    symlink("fd/1", "mnt/dev/stdout") || symlink("fd/2", "mnt/dev/stderr") ||
-	    symlink("pts/ptmx", "mnt/dev/ptmx"))
-		return failed("make a link in /dev");
-	if (mkdir("mnt/dev/pts", 0755) || mkdir("mnt/dev/shm", 01777))
-		return failed("make a mount point in /dev");
-	if (mount(NULL, "mnt/dev", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL))
-		return failed("make /dev read-only");
-	return 0;
-}
-
 int prepare_mounts(int keep_count, char **keep)
 {
 	umask(0);
@@ -150,7 +117,7 @@ int prepare_mounts(int keep_count, char **keep)
 		return failed("make a mount namespace");
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		return failed("make mounts private");
-	return trim_mounts(keep_count, keep) || make_mount_points() || make_dev() ? -1 : 0;
+	return trim_mounts(keep_count, keep) || make_mount_points() || open_devices() ? -1 : 0;
 }
 
 /* A /proc/sys keeps a name for each namespace that ever asked it for a setting and is still there,
@@ -253,17 +220,19 @@ static int mount_overlay(const struct request *r, const struct stack *stack, cha
 
 static int mount_dev(const struct request *r)
 {
+	unsigned long read_only = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC;
+	char devices[32];
 	int shm = (int)syscall(SYS_open_tree, AT_FDCWD, "dev/shm", TREE_CLONE | TREE_CLOEXEC);
 	if (shm < 0)
 		return failed("open /dev/shm");
-	if (mount("../dev", "dev", NULL, MS_BIND | (unprivileged ? MS_REC : 0), NULL))
+	snprintf(devices, sizeof devices, "../dev/%d", r->devices);
+	if (mount(devices, "dev", NULL, MS_BIND | (unprivileged ? MS_REC : 0), NULL) ||
+	    (!weak(r, "dev") && mount(NULL, "dev", NULL, read_only, NULL)))
 		return failed("mount /dev");
 	if (syscall(SYS_move_mount, shm, "", AT_FDCWD, "dev/shm", MOVE_FROM_FD) ||
 	    mount(NULL, "dev/shm", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV, NULL))
 		return failed("mount /dev/shm");
 	close(shm);
-	if (weak(r, "dev") && mount(NULL, "dev", NULL, MS_REMOUNT | MS_BIND, NULL))
-		return failed("make /dev writable");
 	return 0;
 }
 
