@@ -82,11 +82,15 @@ class ImageStore:
                 usr.append((0, Path("/usr")))
         return Stacks(tuple(root), tuple(usr), layers[0][1].uid_base)
 
-    def parts(self, name: str) -> tuple[dict[str, Path], int]:
-        """The layer's own folders, `root` and maybe `usr`, and the first uid of their owners."""
-        layer, folder = self._read(name), self.folder(name)
-        found = {part: folder / part for part in ("root", "usr") if (folder / part).is_dir()}
-        return found, layer.uid_base
+    def parts(self, name: str, place: Path) -> tuple[dict[str, Path], int]:
+        """The layer's own folders, `root` and maybe `usr`, and the first uid of their owners.
+
+        `place`: where the host finds the layer.
+        """
+        layer = self._read(name)
+        uppers = zip(("root", "usr"), layer.uppers or ("root", "usr"), strict=False)
+        folders = {part: place / upper for part, upper in uppers}
+        return {part: path for part, path in folders.items() if path.is_dir()}, layer.uid_base
 
     def _read(self, name: str) -> Layer:
         if name not in self._layers:

@@ -274,7 +274,7 @@ class NativeEngine:
 
     async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
         owner = self._keeper()
-        folders, uid_base = self._store.parts(image.layers[-1])
+        folders, uid_base = self._store.parts(image.layers[-1], self._place(image.layers[-1]))
         target = owner.folder / f"{fresh_name('k')}.tar.gz"
         await export_layer(folders, uid_base, target, limit_bytes=limit_bytes, timeout_s=timeout_s)
         return target
@@ -296,6 +296,14 @@ class NativeEngine:
         image = replace(below, digest=label, layers=(*below.layers, name))
         self._lineage.keep(image)
         return image
+
+    def _place(self, layer: str) -> Path:
+        """Where the host finds a layer: those on the volume are not where sandboxes see them."""
+        if not layer.startswith(self._volume_prefix):
+            return self._store.folder(layer)
+        if self._scratches.volume is None:
+            raise SandboxError(f"layer {layer} was lost with its volume")
+        return self._scratches.volume.path(layer.removeprefix(self._volume_prefix))
 
     def _keeper(self) -> Owner:
         if self._ordinary:
