@@ -190,6 +190,11 @@ def fresh_name(prefix: str) -> str:
     return f"{prefix}{uuid.uuid4().hex[:12]}"
 
 
+def _who_holds(source: Path) -> int:
+    """The launcher through whose descriptor the host finds a tmpfs; 0 for a folder on disk."""
+    return int(source.parts[2]) if source.is_relative_to("/proc") else 0
+
+
 async def take_upper(source: Path, target: Path, *, copy: bool) -> None:
     """Move an ended sandbox's upper folder, or copy a frozen one: owners, xattrs, whiteouts."""
     if not copy:
@@ -200,7 +205,9 @@ async def take_upper(source: Path, target: Path, *, copy: bool) -> None:
         return
     command = ("cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target))
     process = await asyncio.create_subprocess_exec(
-        *owning(command), stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        *owning(command, of=_who_holds(source)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         _, errors = await process.communicate()

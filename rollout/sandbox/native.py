@@ -125,7 +125,7 @@ class NativeEngine:
 
     @property
     def bases(self) -> frozenset[str]:
-        return frozenset(KINDS)
+        return frozenset({HOST}) if self._ordinary else frozenset(KINDS)
 
     @property
     def limits(self) -> frozenset[str]:
@@ -237,6 +237,11 @@ class NativeEngine:
             base = parse_base(blueprint.base)
         except ConfigError as exc:
             raise BuildError(f"blueprint {blueprint.name!r}: {exc}") from exc
+        if base.kind not in self.bases:
+            raise BuildError(
+                f"blueprint {blueprint.name!r}: base {blueprint.base!r} needs root: its files have "
+                f"owners; an ordinary user has {HOST!r}"
+            )
         if base.kind == HOST:
             return self._base
         assert self._bases is not None

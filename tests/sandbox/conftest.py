@@ -126,10 +126,10 @@ ON_BTRFS = pytest.param(
 
 
 @pytest.fixture(params=[pytest.param(("memory", "auto"), id="memory"), ON_TMPFS, ON_BTRFS])
-async def small_disks(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+async def small_disks(request: pytest.FixtureRequest, root_dir: Path) -> AsyncIterator[Bench]:
     """Of an engine set up so that it limits disk, in each way that it can."""
     kind, scratch = request.param
-    async with running(kind, tmp_path, scratch) as engine, AsyncExitStack() as ending:
+    async with running(kind, root_dir, scratch) as engine, AsyncExitStack() as ending:
         yield Bench(engine, ending)
 
 
