@@ -9,10 +9,10 @@ ARGS ?=
 TOOLS := btrfs-progs busybox-static musl-tools strace tmux sudo nginx-light openssh-server postgresql
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools quickstart test check lint types unit notebook bench clean
+.PHONY: help setup tools quickstart test check lint types unit notebook bench docker docker-stop clean
 
 help:  ## Show this help
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(VENV)/.run  ## Set up, then run the shipped tasks: python -m rollout +experiment=quickstart
 	$(BIN)/python -m rollout +experiment=quickstart $(ARGS)
@@ -44,6 +44,12 @@ bench: $(VENV)/.dev  ## Measure the engine and the pipeline, side by side with w
 
 notebook: $(VENV)/.dev  ## Run notebooks/first_look.ipynb on runs/quickstart
 	$(BIN)/jupyter-execute --inplace notebooks/first_look.ipynb
+
+docker:  ## Install and start a Docker daemon where none answers; only engine=docker needs one
+	@infra/docker.sh start
+
+docker-stop:  ## End the daemon that `make docker` started
+	@infra/docker.sh stop
 
 clean:  ## Remove .venv, caches and the compiled init; never a run
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis rollout/sandbox/init/rollout-box
