@@ -4,12 +4,15 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
+# Disk limits, rootfs bases, a smaller init; and programs to be run in sandboxes. RUNLEVEL=1 keeps
+# their services from being started.
+TOOLS := btrfs-progs busybox-static musl-tools strace tmux sudo nginx-light openssh-server postgresql
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check lint types unit notebook bench clean
+.PHONY: help setup tools quickstart test check lint types unit notebook bench docker docker-stop clean
 
 help:  ## Show this help
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(VENV)/.run  ## Set up, then run the shipped tasks: python -m rollout +experiment=quickstart
 	$(BIN)/python -m rollout +experiment=quickstart $(ARGS)
@@ -17,6 +20,10 @@ quickstart: $(VENV)/.run  ## Set up, then run the shipped tasks: python -m rollo
 test: $(VENV)/.dev check unit  ## Set up, then lint, check types and run every test
 
 setup: $(VENV)/.dev  ## Set up .venv with everything for development
+
+tools:  ## Install the Debian packages that more of the tests run on; as root
+	apt-get update -qq
+	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS)
 
 check: lint types  ## Lint and type-check only
 
@@ -33,9 +40,16 @@ unit: $(VENV)/.dev
 bench: $(VENV)/.dev  ## Measure the engine and the pipeline, side by side with what the kernel costs
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/density.py 1000
 
 notebook: $(VENV)/.dev  ## Run notebooks/first_look.ipynb on runs/quickstart
 	$(BIN)/jupyter-execute --inplace notebooks/first_look.ipynb
+
+docker:  ## Install and start a Docker daemon where none answers; only engine=docker needs one
+	@infra/docker.sh start
+
+docker-stop:  ## End the daemon that `make docker` started
+	@infra/docker.sh stop
 
 clean:  ## Remove .venv, caches and the compiled init; never a run
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis rollout/sandbox/init/rollout-box

@@ -8,11 +8,13 @@ take turns, so that other load on the machine falls on all alike. Times are mill
 
 import argparse
 import asyncio
+import io
 import os
 import platform
 import shutil
 import statistics
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -54,6 +56,8 @@ PAUSE_S = 0.1
 FILE = "/etc/hosts"
 """What an episode reads at its end."""
 LABEL = f"rollout.benchmark={os.getpid()}"
+OWN_IMAGE = f"rollout-benchmark:{os.getpid()}"
+APPLETS = ("cat", "sh", "sleep", "true")
 EXEC_GOAL = 1.5
 CREATE_GOAL_MS = 2.0
 DESTROY_GOAL_MS = 0.5
@@ -208,26 +212,57 @@ async def remove_containers() -> None:
         await docker("rm", "-f", *left)
 
 
-async def docker(*arguments: str) -> str:
+async def docker(*arguments: str, given: bytes = b"") -> str:
+    pipe = subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        "docker", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        "docker", *arguments, stdin=pipe, stdout=pipe, stderr=pipe
     )
-    out, err = await process.communicate()
+    out, err = await process.communicate(given)
     if process.returncode != 0:
         raise SandboxError(f"docker {' '.join(arguments)}: {err.decode(errors='replace').strip()}")
     return out.decode().strip()
 
 
-async def docker_image() -> tuple[str, str]:
-    """An image that is already there, or why Docker is left out."""
+async def docker_image(ending: AsyncExitStack) -> tuple[str, str]:
+    """An image that is already there or is made for now, or why Docker is left out."""
     if shutil.which("docker") is None:
         return "", "there is no docker command"
     try:
         images = (await docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}")).split()
+        named = sorted((i for i in images if "<none>" not in i), key=lambda i: "busybox" not in i)
+        return (named[0], "") if named else await made_image(ending)
     except SandboxError as exc:
         return "", str(exc)
-    named = sorted((i for i in images if "<none>" not in i), key=lambda i: "busybox" not in i)
-    return (named[0], "") if named else ("", "its daemon holds no image; docker pull busybox")
+
+
+async def made_image(ending: AsyncExitStack) -> tuple[str, str]:
+    """One out of this machine's busybox, gone at the end."""
+    lacking = "its daemon holds no image; to have one made: apt-get install busybox-static"
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        return "", lacking
+    await docker("import", "-", OWN_IMAGE, given=root_of_busybox(Path(busybox)))
+    ending.push_async_callback(docker, "image", "rm", "--force", OWN_IMAGE)
+    try:
+        await docker("run", "--rm", "--network", "none", OWN_IMAGE, "true")
+    except SandboxError as exc:
+        return "", f"{lacking} ({busybox} does not run alone: {exc})"
+    return OWN_IMAGE, ""
+
+
+def root_of_busybox(busybox: Path) -> bytes:
+    """A tar of a root folder that holds nothing else."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        program = tarfile.TarInfo("bin/busybox")
+        program.mode, program.size = 0o755, busybox.stat().st_size
+        with busybox.open("rb") as file:
+            tar.addfile(program, file)
+        for applet in APPLETS:
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+    return content.getvalue()
 
 
 async def native(name: str, engine: Engine, limits: Resources, rounds: "Rounds") -> Subject:
@@ -338,7 +373,7 @@ async def run(rounds: Rounds, root_dir: Path, scratch: str, console: Console) ->
             await native("native", engine, LIMITS, rounds),
             await native("native", engine, ALL_LIMITS, rounds),
         ]
-        image, reason = await docker_image()
+        image, reason = await docker_image(ending)
         dockers = [containers(image)] if image else []
         if dockers:
             ending.push_async_callback(remove_containers)

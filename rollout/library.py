@@ -128,6 +128,7 @@ def _blueprint(name: str, conf: BlueprintConf, limits: ResourcesConf) -> Bluepri
         steps=(BuildStep(op="workdir", dest=conf.workdir),),
         env=tuple(conf.env.items()),
         resources=Resources(**wanted),
+        sudo=conf.sudo,
     )
 
 

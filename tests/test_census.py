@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,18 @@ from rollout.sandbox.cgroups import FOLDER, Hierarchies
 from tests.census import census, difference
 
 
+def _pids(new: dict[str, list[str]]) -> list[str]:
+    return [name.split()[0] for name in new.get("processes", [])]
+
+
 def test_a_process_of_ours_is_seen() -> None:
     before = census()
     wait = "import sys; sys.stdin.read()"
     left = subprocess.Popen([sys.executable, "-c", wait, "-m rollout"], stdin=subprocess.PIPE)
     try:
-        new = difference(before, census(), settle_s=0)
-        assert str(left.pid) in [name.split()[0] for name in new["processes"]]
+        deadline = time.monotonic() + 10
+        while str(left.pid) not in _pids(difference(before, census(), settle_s=0)):
+            assert time.monotonic() < deadline  # a new program has no command line for a moment
     finally:
         left.communicate()
 

@@ -1,8 +1,6 @@
 """`shell`: a shell in a sandbox that holds what a rollout left, or in a fresh one."""
 
 import asyncio
-import hashlib
-import io
 import os
 import signal
 import sys
@@ -15,17 +13,17 @@ from typing import Any
 
 from rollout import build
 from rollout.commands.attach import attach, on_terminal, terminal_size
+from rollout.commands.kept import fetched, kept_state
 from rollout.commands.retry import saved_run
 from rollout.commands.show import full_id
 from rollout.commands.where import STORE_WORDS, Words, place_of, read_words
 from rollout.config import CHOICES, KEEP_LIMIT_MAX_MB, EngineConf, RunConf, nearest
-from rollout.dataset.reader import RolloutDataset, open_dataset
-from rollout.episode import STATE_NAME
-from rollout.errors import ConfigError, StoreError
+from rollout.dataset.reader import open_dataset
+from rollout.errors import ConfigError
 from rollout.library import blueprint_of, running_engine
 from rollout.report.render import printable, show, text
 from rollout.sandbox.base import SandboxSpec
-from rollout.types import Artifact, Blueprint, Trajectory
+from rollout.types import Blueprint, Trajectory
 
 USAGE = """\
 python -m rollout shell RUN TRAJECTORY [options] [key=value …] [-- COMMAND …]
@@ -135,8 +133,10 @@ def _typed(key: str, value: str, like: object) -> object:
     allowed = CHOICES.get(key, (value,))
     if value not in allowed:
         raise ConfigError(f"{key}: {value!r} is none of {', '.join(allowed)}")
+    if isinstance(like, str):
+        return value
     try:
-        return type(like)(value) if isinstance(like, int | float) else value
+        return int(value)  # also of those that may be null
     except ValueError as exc:
         raise ConfigError(f"{key}: {value!r} is no number") from exc
 
@@ -151,28 +151,13 @@ def _of_rollout(asked: _Asked, room: int) -> _Computer:
     uri, store = build.run_uri(parent, name), conf.store
     with open_dataset(uri, endpoint_url=store.endpoint_url, region=store.region) as data:
         row = data.trajectory(full_id(data, prefix))
-        kept = None if asked.fresh else _kept(row, run)
+        kept = None if asked.fresh else kept_state(row, run)
         blueprint = _blueprint(conf, row)
-        state = None if kept is None else _fetched(data, kept, room)
+        state = None if kept is None else fetched(data, kept, room)
     how = "as the agent left it" if state else "fresh"
     about = f"rollout {row.spec.trajectory_id[:12]} of {name}, task {row.spec.task_id}, {how}"
     engine = _engine(conf.engine, asked.words)
     return _Computer(blueprint=blueprint, engine=engine, about=about, state=state)
-
-
-def _kept(row: Trajectory, run: str) -> Artifact:
-    for artifact in row.artifacts:
-        if artifact.name == STATE_NAME:
-            return artifact
-    id_ = row.spec.trajectory_id[:12]
-    told = [event.detail for event in row.events if event.kind == "state_not_kept"]
-    why = f" ({told[-1]})" if told else ""
-    raise ConfigError(
-        f"rollout {id_} ended as {row.outcome} and its files were not kept{why}. "
-        f"A run with keep_on=[{row.outcome}] keeps those of rollouts that end so, up to "
-        f"keep_limit_mb each; a fresh sandbox of the same blueprint: "
-        f"python -m rollout shell {run} {id_} --fresh"
-    )
 
 
 def _blueprint(conf: RunConf, row: Trajectory) -> Blueprint:
@@ -185,33 +170,6 @@ def _blueprint(conf: RunConf, row: Trajectory) -> Blueprint:
             "write is as it is now"
         )
     return blueprint
-
-
-class _Bounded(io.FileIO):
-    """A file that never gets longer than it was said to be."""
-
-    def __init__(self, descriptor: int, limit_bytes: int) -> None:
-        super().__init__(descriptor, "rb+", closefd=False)
-        self._limit_bytes = limit_bytes
-
-    def write(self, data: Any) -> int:
-        if self.tell() + len(data) > self._limit_bytes:
-            raise StoreError("it is longer than its row says")
-        return super().write(data)
-
-
-def _fetched(data: RolloutDataset, kept: Artifact, room: int) -> Path:
-    """The state's file, brought here and compared with what its row says."""
-    try:
-        with _Bounded(room, kept.bytes) as file:
-            data.store.get_file(kept.uri, file)
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as exc:
-        raise ConfigError(f"{data.uri}/{kept.uri} is gone; --fresh needs none") from exc
-    if digest != kept.sha256:
-        raise StoreError(f"{data.uri}/{kept.uri} is not what its row says: it was changed")
-    return Path(f"/proc/self/fd/{room}")
 
 
 # ---------------------------------------------------------------- the session

@@ -56,6 +56,8 @@ async def export_layer(
     LIMIT_ENTRIES names, for devices, and past `timeout_s`; then, and when it is cancelled, there
     is no file.
     """
+    if "root" not in folders:
+        raise SandboxError("cannot keep the end state: its layer is gone")
     deadline, canceled = Deadline.after(timeout_s), threading.Event()
 
     def over() -> bool:

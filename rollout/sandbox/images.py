@@ -22,7 +22,7 @@ from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.bases import HOST
 from rollout.sandbox.flatten import merge
 from rollout.sandbox.owner import owning, remove_tree
-from rollout.sandbox.skeleton import digest_of_tree, make_folders_of, make_skeleton
+from rollout.sandbox.skeleton import Skeleton, make_folders_of
 from rollout.sandbox.survey import COVERED
 
 BUILD_WAIT_TIMEOUT_S = 3600.0
@@ -82,11 +82,15 @@ class ImageStore:
                 usr.append((0, Path("/usr")))
         return Stacks(tuple(root), tuple(usr), layers[0][1].uid_base)
 
-    def parts(self, name: str) -> tuple[dict[str, Path], int]:
-        """The layer's own folders, `root` and maybe `usr`, and the first uid of their owners."""
-        layer, folder = self._read(name), self.folder(name)
-        found = {part: folder / part for part in ("root", "usr") if (folder / part).is_dir()}
-        return found, layer.uid_base
+    def parts(self, name: str, place: Path) -> tuple[dict[str, Path], int]:
+        """The layer's own folders, `root` and maybe `usr`, and the first uid of their owners.
+
+        `place`: where the host finds the layer.
+        """
+        layer = self._read(name)
+        uppers = zip(("root", "usr"), layer.uppers or ("root", "usr"), strict=False)
+        folders = {part: place / upper for part, upper in uppers}
+        return {part: path for part, path in folders.items() if path.is_dir()}, layer.uid_base
 
     def _read(self, name: str) -> Layer:
         if name not in self._layers:
@@ -165,16 +169,18 @@ class ImageStore:
 
         It is made below `scratch`, which is swept when its owner dies.
         """
+        skeleton = Skeleton()
+        name = f"base/{HOST}-{skeleton.digest[:16]}"
+        if self.has(name):
+            return name
         made = scratch / fresh_name("base-")
         made.mkdir(mode=0o755)
         try:
-            make_skeleton(made / "root")
-            name = f"base/{HOST}-{digest_of_tree(made / 'root')[:16]}"
-            if not self.has(name):
-                if os.geteuid() != 0:
-                    make_folders_of(Path("/usr"), made / "usr")
-                self.seal(made, Layer(live_usr=True))
-                self.publish(made, name)
+            skeleton.write(made / "root")
+            if os.geteuid() != 0:
+                make_folders_of(Path("/usr"), made / "usr")
+            self.seal(made, Layer(live_usr=True))
+            self.publish(made, name)
         finally:
             remove_tree(made)
         return name
@@ -182,6 +188,11 @@ class ImageStore:
 
 def fresh_name(prefix: str) -> str:
     return f"{prefix}{uuid.uuid4().hex[:12]}"
+
+
+def _who_holds(source: Path) -> int:
+    """The launcher through whose descriptor the host finds a tmpfs; 0 for a folder on disk."""
+    return int(source.parts[2]) if source.is_relative_to("/proc") else 0
 
 
 async def take_upper(source: Path, target: Path, *, copy: bool) -> None:
@@ -194,7 +205,9 @@ async def take_upper(source: Path, target: Path, *, copy: bool) -> None:
         return
     command = ("cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target))
     process = await asyncio.create_subprocess_exec(
-        *owning(command), stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        *owning(command, of=_who_holds(source)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         _, errors = await process.communicate()

@@ -125,7 +125,7 @@ class NativeEngine:
 
     @property
     def bases(self) -> frozenset[str]:
-        return frozenset(KINDS)
+        return frozenset({HOST}) if self._ordinary else frozenset(KINDS)
 
     @property
     def limits(self) -> frozenset[str]:
@@ -237,6 +237,11 @@ class NativeEngine:
             base = parse_base(blueprint.base)
         except ConfigError as exc:
             raise BuildError(f"blueprint {blueprint.name!r}: {exc}") from exc
+        if base.kind not in self.bases:
+            raise BuildError(
+                f"blueprint {blueprint.name!r}: base {blueprint.base!r} needs root: its files have "
+                f"owners; an ordinary user has {HOST!r}"
+            )
         if base.kind == HOST:
             return self._base
         assert self._bases is not None
@@ -274,7 +279,7 @@ class NativeEngine:
 
     async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
         owner = self._keeper()
-        folders, uid_base = self._store.parts(image.layers[-1])
+        folders, uid_base = self._store.parts(image.layers[-1], self._place(image.layers[-1]))
         target = owner.folder / f"{fresh_name('k')}.tar.gz"
         await export_layer(folders, uid_base, target, limit_bytes=limit_bytes, timeout_s=timeout_s)
         return target
@@ -296,6 +301,14 @@ class NativeEngine:
         image = replace(below, digest=label, layers=(*below.layers, name))
         self._lineage.keep(image)
         return image
+
+    def _place(self, layer: str) -> Path:
+        """Where the host finds a layer: those on the volume are not where sandboxes see them."""
+        if not layer.startswith(self._volume_prefix):
+            return self._store.folder(layer)
+        if self._scratches.volume is None:
+            raise SandboxError(f"layer {layer} was lost with its volume")
+        return self._scratches.volume.path(layer.removeprefix(self._volume_prefix))
 
     def _keeper(self) -> Owner:
         if self._ordinary:

@@ -159,10 +159,13 @@ def remove_tree(path: Path) -> None:
         subprocess.run(owning(command), check=False, capture_output=True)
 
 
-def owning(command: Sequence[str]) -> Sequence[str]:
+def owning(command: Sequence[str], *, of: int = 0) -> Sequence[str]:
     """A command that has every right over our files, as root has: an ordinary user that owns a
-    folder of mode 0, such as overlays leave, could not look into it (see init/clear.c)."""
-    return command if os.geteuid() == 0 else (str(binary()), "owning", *command)
+    folder of mode 0, such as overlays leave, could not look into it (see init/clear.c).
+
+    `of`: a launcher, whose open files it may then reach, too.
+    """
+    return command if os.geteuid() == 0 else (str(binary()), "owning", str(of), *command)
 
 
 def _spread_children(folder: Path) -> None:

@@ -22,7 +22,7 @@ from rollout.sandbox.bases import HOST_FROZEN, ROOTFS_LINKED, Base
 from rollout.sandbox.copies import COPY, COPY_PLAIN, LINK, copy_tree, run
 from rollout.sandbox.images import ImageStore, Layer, building, fresh_name
 from rollout.sandbox.owner import remove_tree
-from rollout.sandbox.skeleton import make_skeleton
+from rollout.sandbox.skeleton import Skeleton
 from rollout.sandbox.supply import supply
 from rollout.sandbox.survey import Survey, source_digest, survey_host, survey_rootfs
 from rollout.types import digest_of
@@ -97,7 +97,7 @@ class BaseLayers:
         _check_pin(base, digest)
 
         async def fill(root: Path) -> None:
-            await asyncio.to_thread(make_skeleton, root)
+            await asyncio.to_thread(lambda: Skeleton().write(root))
             (root / "usr").rmdir()
             await self._take(self._usr, root / "usr", found, link=True, options=COPY)
             copied = await asyncio.to_thread(survey_host, root / "usr")

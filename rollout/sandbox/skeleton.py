@@ -5,9 +5,9 @@ nothing else of the host is there: no home, no keys, no shadow, no environment.
 """
 
 import os
-import shutil
 import stat
 from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from rollout.errors import SandboxError
@@ -154,40 +154,89 @@ COPIED = (
 left out whatever its name."""
 
 
-def make_skeleton(root: Path) -> None:
-    root.mkdir()
-    root.chmod(0o755)
-    for name, mode in FOLDERS.items():
-        for folder in reversed((root / name, *(root / name).parents)):
-            if folder.is_relative_to(root) and not folder.exists():
-                folder.mkdir()
-                folder.chmod(0o755)
-        (root / name).chmod(mode)
-    for name in LINKS:
-        if Path("/", name).is_symlink():
-            (root / name).symlink_to(Path("/", name).readlink())
-        elif Path("/", name).exists():
-            raise SandboxError(f"/{name} is no link into /usr here, so no host base can be made")
-    for name, target in (("var/run", "/run"), ("var/lock", "/run/lock")):
-        (root / name).symlink_to(target)
-    for name, text in {**WRITTEN, **_accounts()}.items():
-        (root / name).write_text(text)
-        (root / name).chmod(PRIVATE.get(name, 0o644))
-    if os.geteuid() == 0:  # else all of it has the one owner there is
-        os.chown(root / "home/user", 1000, 1000)
-    for source in _wanted():
-        _copy(source, root / source.relative_to("/"))
-    for source in unchanged_config():
-        if not (root / source.relative_to("/")).exists():
-            _copy(source, root / source.relative_to("/"))
-    for empty in folders():
-        path = root / empty.path
-        if not path.exists():
-            path.mkdir(parents=True)
-            if os.geteuid() == 0:
-                os.chown(path, empty.uid, empty.gid)
-            path.chmod(empty.mode)
-    (root / "etc/mtab").symlink_to("/proc/self/mounts")
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A folder, a file with its content, or a link with its target."""
+
+    kind: str
+    mode: int = 0o755
+    content: bytes = b""
+    uid: int = 0
+    gid: int = 0
+
+
+class Skeleton:
+    """All of it, read but not written: its digest tells whether it is there already."""
+
+    def __init__(self) -> None:
+        """SandboxError if the host's / is of another make."""
+        self._entries: dict[str, _Entry] = {}
+        self._add_own()
+        for source in (*_wanted(), *unchanged_config()):
+            self._copy(source)
+        for empty in folders():
+            self._add(empty.path, _Entry("folder", empty.mode, uid=empty.uid, gid=empty.gid))
+        self._add("etc/mtab", _Entry("link", content=b"/proc/self/mounts"))
+
+    @property
+    def digest(self) -> str:
+        return digest_of([[name, *astuple(self._entries[name])] for name in sorted(self._entries)])
+
+    def write(self, root: Path) -> None:
+        """Into a new folder; owners only as root, else all of it has the one there is."""
+        root.mkdir()
+        root.chmod(0o755)
+        for name, entry in self._entries.items():
+            path = root / name
+            if entry.kind == "link":
+                path.symlink_to(os.fsdecode(entry.content))
+                continue
+            if entry.kind == "folder":
+                path.mkdir()
+            else:
+                path.write_bytes(entry.content)
+            if os.geteuid() == 0 and (entry.uid or entry.gid):
+                os.chown(path, entry.uid, entry.gid)
+            path.chmod(entry.mode)
+
+    def _add_own(self) -> None:
+        for name, mode in FOLDERS.items():
+            owner = 1000 if name == "home/user" else 0
+            self._add(name, _Entry("folder", mode, uid=owner, gid=owner))
+        for name in LINKS:
+            if Path("/", name).is_symlink():
+                self._add(name, _Entry("link", content=os.fsencode(Path("/", name).readlink())))
+            elif Path("/", name).exists():
+                raise SandboxError(
+                    f"/{name} is no link into /usr here, so no host base can be made"
+                )
+        for name, target in (("var/run", b"/run"), ("var/lock", b"/run/lock")):
+            self._add(name, _Entry("link", content=target))
+        for name, text in {**WRITTEN, **_accounts()}.items():
+            self._add(name, _Entry("file", PRIVATE.get(name, 0o644), text.encode()))
+
+    def _add(self, name: str, entry: _Entry) -> None:
+        """Unless it is there, or below what is no folder; folders above it come before it."""
+        parent, _, _ = name.rpartition("/")
+        if parent and parent not in self._entries:
+            self._add(parent, _Entry("folder"))
+        above = self._entries.get(parent)
+        if not parent or (above is not None and above.kind == "folder"):
+            self._entries.setdefault(name, entry)
+
+    def _copy(self, source: Path) -> None:
+        """What the world may read, links as links; the private half of a key pair never is."""
+        name = str(source).strip("/")
+        status = source.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            self._add(name, _Entry("link", content=os.fsencode(source.readlink())))
+        elif not status.st_mode & 0o004:
+            return
+        elif stat.S_ISDIR(status.st_mode):
+            self._add(name, _Entry("folder"))
+        elif stat.S_ISREG(status.st_mode) and status.st_size <= FILE_LIMIT_BYTES:
+            mode = 0o755 if status.st_mode & 0o100 else 0o644
+            self._add(name, _Entry("file", mode, source.read_bytes()))
 
 
 def _accounts() -> dict[str, str]:
@@ -214,25 +263,6 @@ def _wanted() -> Iterator[Path]:
                 yield from sorted(top.rglob("*"))
 
 
-def _copy(source: Path, target: Path) -> None:
-    """What the world may read, links as links; the private half of a key pair never is."""
-    status = source.lstat()
-    if not stat.S_ISLNK(status.st_mode) and not status.st_mode & 0o004:
-        return
-    for parent in reversed(target.parents):
-        if not parent.exists():
-            parent.mkdir()
-            parent.chmod(0o755)
-    if stat.S_ISDIR(status.st_mode):
-        target.mkdir(exist_ok=True)
-        target.chmod(0o755)
-    elif stat.S_ISLNK(status.st_mode):
-        target.symlink_to(source.readlink())
-    elif stat.S_ISREG(status.st_mode) and status.st_size <= FILE_LIMIT_BYTES:
-        shutil.copyfile(source, target)
-        target.chmod(0o755 if status.st_mode & 0o100 else 0o644)
-
-
 def make_folders_of(usr: Path, target: Path) -> None:
     """The folders of the host's /usr, empty and one's own, to stand on top of it.
 
@@ -248,17 +278,3 @@ def make_folders_of(usr: Path, target: Path) -> None:
                 made = target / source.relative_to(usr)
                 made.mkdir()
                 made.chmod(source.stat().st_mode & 0o7777 | 0o700)
-
-
-def digest_of_tree(root: Path) -> str:
-    entries = []
-    for path in sorted(root.rglob("*")):
-        status = path.lstat()
-        kind = stat.S_IFMT(status.st_mode)
-        content: bytes | str = b""
-        if kind == stat.S_IFLNK:
-            content = str(path.readlink())
-        elif kind == stat.S_IFREG:
-            content = path.read_bytes()
-        entries.append([str(path.relative_to(root)), status.st_mode, content])
-    return digest_of(entries)

@@ -179,6 +179,8 @@ def signal_request(pid: int, number: int) -> bytes:
     """SIGNAL to the process group of a process that was started here."""
     if not 1 <= number <= LAST_SIGNAL:
         raise SandboxError(f"{number} is no signal")
+    if not 1 <= pid < 1 << 31:
+        raise SandboxError(f"{pid} is no process")
     return _request(_SIGNAL.pack(VERSION, Op.SIGNAL, 0, pid, number))
 
 

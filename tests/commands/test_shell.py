@@ -422,6 +422,9 @@ def test_a_task_that_has_changed_since_is_told(kept: Kept) -> None:
     code, out, err = kept.shell(row, "ls")
     assert (code, out) == (0, "new\n")
     assert "has changed since the rollout" in err
+    kept.task.rename(kept.task.with_name("two"))
+    code, _, err = kept.shell(row, "ls")
+    assert (code, "task one is no more among those" in err) == (2, True)
 
 
 def test_a_wrong_word_in_keep_on_is_told_before_anything_starts(kept: Kept) -> None:

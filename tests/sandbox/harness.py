@@ -16,8 +16,8 @@ from rollout.types import Blueprint, Resources
 Sh = Callable[..., Awaitable[ExecResult]]
 
 needs_btrfs = pytest.mark.skipif(
-    mkfs_program() is None and not os.environ.get("CI"),
-    reason="needs mkfs.btrfs (btrfs-progs)",
+    os.geteuid() != 0 or (mkfs_program() is None and not os.environ.get("CI")),
+    reason="needs root and mkfs.btrfs (btrfs-progs)",
 )
 
 PATIENCE_S = 20.0

@@ -104,6 +104,7 @@ async def test_missing_cwd_is_an_error_of_the_call(sh: Sh) -> None:
         await sh("true", cwd="/no/such/folder")
 
 
+@pytest.mark.feature("users")
 async def test_user(sh: Sh) -> None:
     assert (await sh("id -u")).stdout == b"0\n"
     assert (await sh("id -un", user="nobody")).stdout == b"nobody\n"
@@ -114,6 +115,7 @@ async def test_unknown_user_is_an_error_of_the_call(sh: Sh) -> None:
         await sh("true", user="no-such-user")
 
 
+@pytest.mark.feature("users")
 async def test_an_ordinary_user_cannot_write_what_is_roots(sh: Sh) -> None:
     await sh("mkdir /desk && echo root > /desk/file && mkdir -m 700 /desk/closed")
     for script in ("echo x > /desk/file", "echo x > /desk/new", "rm /desk/file", "ls /desk/closed"):

@@ -23,6 +23,7 @@ async def test_processes_and_files_see_the_same(box: Sandbox, sh: Sh) -> None:
     assert await box.read_file("/tmp/out") == b"from inside\n"
 
 
+@pytest.mark.feature("users")
 async def test_writing_makes_folders_sets_mode_and_owner(box: Sandbox, sh: Sh) -> None:
     await box.write_file("/new/deep/file", b"x", mode=0o750, user="nobody")
     found = await sh("stat -c '%a %U' /new/deep/file; stat -c %a /new/deep")
@@ -128,6 +129,7 @@ async def test_an_empty_tree_makes_the_folder(box: Sandbox, sh: Sh) -> None:
     assert (await box.get_tree("/srv/nothing")).entries == ()
 
 
+@pytest.mark.feature("users")
 async def test_put_gives_everything_to_the_owner(box: Sandbox, sh: Sh) -> None:
     await box.put_tree(SMALL, "/srv/place", owner="nobody:root")
     found = await sh("cd /srv/place && stat -c '%U %G' . bin bin/tool data.bin link")

@@ -1,6 +1,7 @@
 """What every engine must do, part 7: forks, and how long what they share is kept."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -48,6 +49,10 @@ async def forked(bench: Bench, box: Sandbox, count: int) -> list[Sandbox]:
     return children
 
 
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user has one uid")
+
+
+@pytest.mark.feature("users")
 async def test_children_have_the_files_of_their_parent(bench: Bench, box: Sandbox) -> None:
     await said(box, SCENE)
     seen = await said(box, LOOK)
@@ -75,6 +80,7 @@ async def test_children_and_parent_go_separate_ways(bench: Bench, box: Sandbox) 
     assert await said(box, "cat /desk/file; ls /desk") == "parent\nfile\nlate\n"
 
 
+@pytest.mark.feature("users")
 async def test_owners_still_own_their_files(bench: Bench, box: Sandbox) -> None:
     await said(box, SCENE)
     (child,) = await forked(bench, box, 1)
@@ -87,6 +93,7 @@ async def test_owners_still_own_their_files(bench: Bench, box: Sandbox) -> None:
     assert not (await shell_in(child)("ls /desk/closed", user="nobody")).ok
 
 
+@pytest.mark.feature("users")
 async def test_grandchildren(bench: Bench, box: Sandbox) -> None:
     await said(box, SCENE)
     seen = await said(box, LOOK)
@@ -106,6 +113,7 @@ async def test_processes_are_not_copied(bench: Bench, box: Sandbox) -> None:
     assert not await lives(child, pid)
 
 
+@pytest.mark.feature("users")
 async def test_children_are_of_their_parents_spec(bench: Bench) -> None:
     blueprint = Blueprint(env=(("A", "1"),), workdir="/tmp", user="nobody")
     box = await bench.sandbox(blueprint)
@@ -223,6 +231,7 @@ async def test_the_shared_layer_goes_with_the_last_who_stands_on_it(
 
 
 @pytest.mark.native
+@as_root
 async def test_forks_are_of_uid_ranges_of_their_own(native: Bench, tmp_path: Path) -> None:
     box = await native.sandbox()
     await said(box, SCENE)
@@ -232,6 +241,7 @@ async def test_forks_are_of_uid_ranges_of_their_own(native: Bench, tmp_path: Pat
 
 
 @pytest.mark.native
+@as_root
 async def test_all_are_made_or_none(native: Bench, tmp_path: Path) -> None:
     box = await native.sandbox()
     await said(box, "echo kept > /srv/file")

@@ -29,6 +29,7 @@ def put(text: str, dest: str = "/opt/tool") -> BuildStep:
     return BuildStep(op="put", dest=dest, tree=tree)
 
 
+@pytest.mark.feature("users")
 async def test_build_steps_shape_the_sandbox(bench: Bench) -> None:
     steps = (
         put("#!/bin/sh\necho ran as $(id -un) in $(pwd) with $COLOR\n"),
@@ -43,6 +44,7 @@ async def test_build_steps_shape_the_sandbox(bench: Bench) -> None:
     assert over.stdout == b"ran as root in /tmp with red\n"
 
 
+@pytest.mark.feature("users")
 async def test_the_blueprints_own_settings_win_over_the_images(bench: Bench) -> None:
     steps = (BuildStep(op="env", key="COLOR", value="blue"), BuildStep(op="workdir", dest="/a"))
     box = await bench.sandbox(
@@ -89,10 +91,13 @@ async def test_a_bad_base_is_told_with_the_blueprints_name(
         await engine.build(Blueprint(name="mine", base=base))
 
 
-async def test_frozen_host(bench: Bench, tmp_path: Path) -> None:
+async def test_frozen_host(bench: Bench, root_dir: Path) -> None:
     """As `host`, and once made it is there."""
-    assert {"host", "host-frozen"} <= bench.engine.bases
     blueprint = Blueprint(base="host-frozen", steps=(put("a"),))
+    if "host-frozen" not in bench.engine.bases:
+        with pytest.raises(BuildError, match="host-frozen"):
+            await bench.sandbox(blueprint)
+        return
     try:
         box = await bench.sandbox(blueprint)
         assert (await shell_in(box)("cat /opt/tool/run; echo more >> /usr/new; ls /usr")).ok
@@ -100,7 +105,8 @@ async def test_frozen_host(bench: Bench, tmp_path: Path) -> None:
         assert again.spec.image == box.spec.image
         assert not (await again.exec(["cat", "/usr/new"])).ok
     finally:
-        remove_tree(tmp_path / "base")  # 150,000 names that pytest would keep
+        for layer in root_dir.glob("base/host-frozen*"):
+            remove_tree(layer)  # 150,000 names that pytest would keep
 
 
 async def test_what_a_sandbox_writes_never_reaches_its_image(bench: Bench) -> None:
@@ -166,6 +172,7 @@ async def test_a_snapshot_and_its_parent_go_separate_ways(bench: Bench, box: San
         await box.read_file("/srv/born")
 
 
+@pytest.mark.feature("users")
 async def test_a_snapshot_keeps_modes_owners_and_links(bench: Bench, box: Sandbox, sh: Sh) -> None:
     await sh(
         "cd /srv && echo x > f && chown nobody f && chmod 4750 f && ln -s f l && mkdir -m 700 d"
@@ -201,6 +208,7 @@ async def test_an_ended_sandbox_is_lost(box: Sandbox) -> None:
     await box.close()
 
 
+@pytest.mark.feature("users")
 async def test_images_keep_the_settings_of_their_parent(bench: Bench) -> None:
     steps = (
         BuildStep(op="workdir", dest="/desk"),
@@ -266,10 +274,10 @@ async def test_the_pids_limit_stops_a_fork_bomb(bench: Bench) -> None:
         "for i in 1 2 3 4 5 6 7 8 9 10; do (for j in 1 2 3 4 5 6 7 8; do sleep 60 & done) & done"
     )
     await shell_in(box)(f"{script}; wait", timeout_s=1)
-    assert "pids" in await box.limits_hit()
     reasons = await box.limit_reasons()
     assert tuple(reasons) == await box.limits_hit()
-    assert "32" in reasons["pids"]
+    if "users" in bench.engine.features:  # of an ordinary user the kernel counts no refusals
+        assert "32" in reasons["pids"]
     await box.kill_all()
     assert (await shell_in(box)("echo usable")).stdout == b"usable\n"
 

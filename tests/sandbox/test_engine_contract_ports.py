@@ -189,6 +189,7 @@ async def test_a_hundred_connections_leave_no_descriptor_here(box: Sandbox) -> N
 
 
 @ports
+@pytest.mark.feature("users")
 async def test_an_ordinary_users_server_is_reached_too(box: Sandbox) -> None:
     process = await box.start(python(SHOUT), user="nobody")
     async with process:

@@ -81,6 +81,7 @@ async def test_stdin_of_a_process_that_has_ended_goes_nowhere(box: Sandbox) -> N
         await process.resize(10, 10)
 
 
+@pytest.mark.feature("users")
 async def test_a_process_is_started_with_the_same_settings_as_an_exec(bench: Bench) -> None:
     box = await bench.sandbox(Blueprint(env=(("A", "spec"), ("B", "spec")), workdir="/usr"))
     script = ["sh", "-c", 'echo "$A $B $(pwd) $(id -un)"']
@@ -330,6 +331,7 @@ async def test_hanging_up_a_terminal_kills_what_runs_there(box: Sandbox) -> None
 
 
 @pytest.mark.feature("pty")
+@pytest.mark.feature("users")
 async def test_an_ordinary_user_owns_his_terminal(box: Sandbox) -> None:
     script = "stat -c %U $(tty); echo by name > $(tty)"
     async with await box.start(["sh", "-c", script], pty=True, user="user") as process:

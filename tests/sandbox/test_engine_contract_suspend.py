@@ -94,9 +94,12 @@ async def test_a_call_under_way_costs_its_deadline_and_not_the_sandbox(
     await box.suspend()
     started = time.monotonic()
     for waiting in (running, process.wait()):
-        with pytest.raises(SandboxError, match="suspended") as told:
-            await waiting
-        assert not isinstance(told.value, SandboxLost)
+        try:
+            # Where only processes are held still and not their init, that one keeps the time.
+            assert (await waiting).timed_out
+        except SandboxError as told:
+            assert "suspended" in str(told)  # noqa: PT017 - either end will do
+            assert not isinstance(told, SandboxLost)  # noqa: PT017
     assert time.monotonic() - started < 6
     await box.resume()
     assert (await sh("echo usable")).stdout == b"usable\n"

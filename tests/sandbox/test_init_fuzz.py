@@ -62,7 +62,6 @@ def requests(folder: str) -> list[bytes]:
         [
             wire.frame(wire.In.STDIN, b"line\n" * 50),
             wire.resize(7, 9),
-            wire.signal(28),
             wire.frame(wire.In.STDIN_EOF),
         ]
     )
@@ -80,6 +79,7 @@ def requests(folder: str) -> list[bytes]:
         process(both | wire.ExecFlag.PTY) + talk,
         wire.plain_request(wire.Op.PING),
         wire.plain_request(wire.Op.KILL_ALL),
+        wire.signal_request(2, 28),
         wire.file_request(wire.Op.WRITE_FILE, path, owner="1:1", mode=0o644)
         + wire.frame(wire.In.DATA, b"content")
         + wire.frame(wire.In.END),

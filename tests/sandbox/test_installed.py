@@ -7,7 +7,7 @@ import pytest
 
 from rollout.sandbox import installed
 from rollout.sandbox.installed import Folder
-from rollout.sandbox.skeleton import make_skeleton
+from rollout.sandbox.skeleton import Skeleton
 
 SHIPPED = "worker_processes auto;\n"
 
@@ -99,7 +99,7 @@ def test_skeleton_has_them_and_keeps_its_own(host: Path, tmp_path: Path) -> None
     (host / "GROUP").write_text("redis:x:110:\n")
     (host / "TMPFILES" / "r.conf").write_text("d /run/redis 2755 redis redis - -\n")
     root = tmp_path / "root"
-    make_skeleton(root)
+    Skeleton().write(root)
     assert (root / "etc/login.defs").read_text() == text
     assert "sandbox" in (root / "etc/hosts").read_text()
     users = (root / "etc/passwd").read_text().splitlines()

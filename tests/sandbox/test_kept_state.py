@@ -20,8 +20,8 @@ from rollout.sandbox.memory import MemoryEngine
 from rollout.sandbox.native import NativeEngine
 from rollout.sandbox.restore import restore_layer
 from rollout.types import Blueprint, BuildStep, Tree
-from tests.sandbox.conftest import uid_base
-from tests.sandbox.harness import Bench, shell_in
+from tests.sandbox.conftest import running, uid_base
+from tests.sandbox.harness import Bench, needs_btrfs, shell_in
 
 pytestmark = [
     pytest.mark.native,
@@ -54,7 +54,8 @@ echo temporary > /tmp/t; echo gone > /dev/shm/s; mkdir empty; touch -d @11000000
 """
 LOOK = """
 cd /app
-stat -c '%n %F %a %u:%g %s %h' given new twin link dangling pipe renamed whole hole empty
+stat -c '%n %F %a %u:%g %s %h' given new twin link dangling pipe hole
+stat -c '%n %F %a %u:%g' renamed whole empty .
 stat -c '%n %Y' new empty
 cat given new renamed/kept whole/b /usr/local/deep/er/file n*/n*/far /tmp/t; readlink link dangling
 ls -a whole | cat; ls gone old sock whole/a /usr/bin/yes /dev/shm/s 2>&1
@@ -94,7 +95,18 @@ async def restored(bench: Bench, state: Path) -> Image:
     return await bench.engine.restore_state(below, state, limit_bytes=LIMIT)
 
 
-async def test_an_end_state_comes_back_as_it_was(bench: Bench, other: Bench) -> None:
+SCRATCHES = ["disk", "tmpfs", pytest.param("btrfs", marks=needs_btrfs)]
+
+
+@pytest.fixture(params=SCRATCHES)
+async def writing(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    """An engine for each place where a sandbox may write."""
+    async with running("native", tmp_path, request.param) as engine, AsyncExitStack() as ending:
+        yield Bench(engine, ending)
+
+
+async def test_an_end_state_comes_back_as_it_was(writing: Bench, other: Bench) -> None:
+    bench = writing
     box = await bench.sandbox(GIVEN)
     left = await shell_in(box)(LEAVE)
     assert left.ok, left.stderr

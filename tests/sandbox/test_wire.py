@@ -193,7 +193,7 @@ def test_what_the_host_asks_for_travels_or_is_refused(
         ),
         lambda: wire.port_request(wire.Op.LISTEN, one),
         lambda: wire.resize(one, two),
-        lambda: wire.signal(one),
+        lambda: wire.signal_request(one, two),
         lambda: wire.entry(wire.EntryHead("file", one, text.encode("utf-8", "replace"), b"")),
     ]
     for ask in asking:

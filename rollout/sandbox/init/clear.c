@@ -14,6 +14,7 @@
 #include "launch.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 
@@ -119,14 +120,25 @@ int clear_main(int argc, char **argv)
 	return 0;
 }
 
-/* rollout-box owning PROGRAM [ARGUMENT]...: with every right over the files of who starts it, whatever
- * their modes say. Root has it anyway. */
+static int enter_userns_of(const char *pid)
+{
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%.20s/ns/user", pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || setns(fd, CLONE_NEWUSER))
+		return failed("enter the user namespace of process %s", pid);
+	return close(fd);
+}
+
+/* rollout-box owning PID PROGRAM [ARGUMENT]...: with every right over the files of who starts it,
+ * whatever their modes say; and over what process PID has open, unless that is 0. Root has it all
+ * anyway. */
 int owning_main(int argc, char **argv)
 {
-	if (argc < 3)
-		die("usage: rollout-box owning PROGRAM [ARGUMENT]...");
-	if (geteuid() && enter_own_userns())
+	if (argc < 4)
+		die("usage: rollout-box owning PID PROGRAM [ARGUMENT]...");
+	if (geteuid() && (strcmp(argv[2], "0") ? enter_userns_of(argv[2]) : enter_own_userns()))
 		die("%s", trouble);
-	execvp(argv[2], argv + 2);
-	die("%s: %m", argv[2]);
+	execvp(argv[3], argv + 3);
+	die("%s: %m", argv[3]);
 }
