@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.census import census, difference
+from tests.sandbox.escape.table import PROBES
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(ROOT.glob("*.md"))
@@ -75,10 +76,19 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @native
 @pytest.mark.docs
-def test_the_sandbox_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
-    (code,) = (block for block in blocks("python") if "rollout.sandbox(" in block)
-    done = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(ROOT))
+def test_sandboxes_of_the_readme_run_as_printed(tmp_path: Path) -> None:
+    short, long = (block for block in blocks("python") if "rollout.sandbox(" in block)
+    done = run([sys.executable, "-W", "error", "-c", short], tmp_path, PYTHONPATH=str(ROOT))
     assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    done = run([sys.executable, "-W", "error", "-c", long], tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    assert "/dev/pts/" in done.stdout  # among what a terminal echoes
+    assert done.stdout.endswith(2 * "b'hello from the host\\n'\n")
+
+
+def test_the_readme_counts_the_probes() -> None:
+    (told,) = re.findall(r"`tests/sandbox/escape` holds (\d+) probes", README)
+    assert int(told) == len(PROBES)
 
 
 @native
