@@ -12,7 +12,7 @@ from rollout.aio import shielded
 from rollout.compose import compose, composed_of, conf_dir
 from rollout.config import BlueprintConf, EngineConf, ResourcesConf, RunConf, nearest
 from rollout.dataset.reader import RolloutDataset, open_dataset
-from rollout.errors import ConfigError
+from rollout.errors import ConfigError, SandboxError
 from rollout.executor.base import Progress
 from rollout.executor.engines import make_engine
 from rollout.sandbox.base import Engine, Sandbox, SandboxSpec
@@ -68,6 +68,10 @@ async def run_async(
 # ---------------------------------------------------------------- one sandbox
 
 
+LIMIT_OF = {"cpu": "cpu", "memory_mb": "memory", "disk_mb": "disk", "pids": "pids"}
+"""A setting, and the limit that holds it."""
+
+
 @asynccontextmanager
 async def sandbox(
     blueprint: str | Blueprint = "host",
@@ -84,12 +88,19 @@ async def sandbox(
     settings: `env`, `workdir`, `user`; `cpu`, `memory_mb`, `disk_mb`, `pids`, in place of the
         blueprint's own.
 
-    ConfigError for what is not known, SandboxError where this machine cannot do it.
+    ConfigError for what is not known, SandboxError where this machine cannot do it, and where it
+    cannot hold a limit that the settings name.
     """
     named = blueprint_of(blueprint, config_dir) if isinstance(blueprint, str) else blueprint
     wanted = _with_settings(named, settings)
     conf = EngineConf(kind=engine) if isinstance(engine, str) else engine
     async with running_engine(conf) as running:
+        asked = {LIMIT_OF[name] for name, value in settings.items() if name in LIMIT_OF and value}
+        if lacking := sorted(asked - running.limits):
+            raise SandboxError(
+                f"the {running.name} engine cannot hold a limit of {', '.join(lacking)} here; "
+                "leave it off, or see `python -m rollout doctor` for what it would take"
+            )
         image = await running.build(wanted)
         yield await running.create(SandboxSpec.for_blueprint(image, wanted))
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import rollout
 from rollout.config import EngineConf
 from rollout.errors import SandboxError
 from rollout.sandbox.base import SandboxSpec
@@ -81,7 +82,7 @@ def kind() -> str:
 @as_that_user
 async def test_it_has_one_user_and_says_what_it_can_limit(bench: Bench) -> None:
     engine = bench.engine
-    assert engine.limits == {"pids"}
+    assert engine.limits == {"pids", "disk"}
     assert "users" not in engine.features
     box = await bench.sandbox()
     sh = shell_in(box)
@@ -134,6 +135,16 @@ async def test_files_that_deny_everything_are_removed(bench: Bench, root_dir: Pa
     (owner,) = (root_dir / "owners").iterdir()
     await until_empty(lambda: list((owner / "b").iterdir()), "left behind")
     assert list((owner / "layers").iterdir()) == []
+
+
+@as_that_user
+async def test_a_limit_it_cannot_hold_is_refused(root_dir: Path) -> None:
+    conf = EngineConf(root_dir=str(root_dir))
+    with pytest.raises(SandboxError, match="memory"):
+        async with rollout.sandbox("host", engine=conf, memory_mb=512):
+            pass
+    async with rollout.sandbox("host", engine=conf, pids=30, disk_mb=64) as box:
+        assert set(box.limits_enforced) == {"pids", "disk"}
 
 
 @as_that_user

@@ -198,11 +198,11 @@ class MemorySandbox:
 
     async def listen(self, port: int) -> socket.socket:
         self._check_awake()
-        raise self._lacks("a network", "another engine")
+        raise self._lacks("network", "another engine")
 
     async def connect(self, port: int) -> socket.socket:
         self._check_awake()
-        raise self._lacks("a network", "another engine")
+        raise self._lacks("network", "another engine")
 
     def _lacks(self, what: str, instead: str) -> SandboxError:
         return SandboxError(f"sandbox {self._id}: the memory engine has no {what}; use {instead}")
