@@ -396,7 +396,7 @@ async def run(rounds: Rounds, root_dir: Path, scratch: str, console: Console) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="a few seconds instead of a minute")
-    parser.add_argument("--scratch", choices=("disk", "btrfs", "tmpfs"), default="disk")
+    parser.add_argument("--scratch", choices=("auto", "disk", "btrfs", "tmpfs"), default="auto")
     parser.add_argument("--root-dir", type=Path, help="for the engine; default: a temporary one")
     chosen = parser.parse_args()
     rounds = Rounds(5, 10, 2) if chosen.quick else Rounds(30, 20, 5)
