@@ -29,9 +29,9 @@ LACKING: dict[str, frozenset[str]] = {
 def kind(request: pytest.FixtureRequest) -> str:
     """Every test below this runs once for each engine; tests/conftest.py says when one is left."""
     kind: str = request.param
-    wanted = request.node.get_closest_marker("feature")
-    if wanted is not None and wanted.args[0] in LACKING[kind]:
-        pytest.skip(f"the {kind} engine has no {wanted.args[0]}, and says so")
+    wanted = {marker.args[0] for marker in request.node.iter_markers("feature")}
+    if lacking := sorted(wanted & LACKING[kind]):
+        pytest.skip(f"the {kind} engine has no {', '.join(lacking)}, and says so")
     return kind
 
 

@@ -24,6 +24,7 @@ from rollout.errors import SandboxError
 from rollout.sandbox.base import SandboxSpec
 from rollout.sandbox.init.build import binary
 from rollout.sandbox.native import NativeEngine
+from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.sandbox.unprivileged import folder_of_user
 from rollout.types import Blueprint, Resources
 from tests.everybody import Somebody
@@ -86,9 +87,10 @@ async def test_it_has_one_user_and_says_what_it_can_limit(bench: Bench) -> None:
     assert "users" not in engine.features
     box = await bench.sandbox()
     sh = shell_in(box)
-    assert (await sh("id -u; cat /proc/self/uid_map")).stdout.split() == [
-        *(b"0", b"0", str(os.geteuid()).encode(), b"1")
-    ]
+    assert (await sh("id -u; cat /proc/self/uid_map")).stdout.split() == [b"0", b"0", b"0", b"1"]
+    assert isinstance(box, NativeSandbox)
+    uid = os.geteuid()
+    assert f"Uid:\t{uid}\t{uid}" in Path(f"/proc/{box.init_pid}/status").read_text()
     with pytest.raises(SandboxError, match="user"):
         await sh("true", user="nobody")
 
