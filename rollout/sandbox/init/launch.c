@@ -387,8 +387,8 @@ int launch_main(int argc, char **argv)
 		failed("usage: rollout-box launch OWNER_FOLDER [PATH TO KEEP MOUNTED]...");
 	else if (parent < 0 || signals < 0)
 		failed("open a pidfd and a signalfd");
-	else if (!(geteuid() && enter_own_userns()) && !open_self() && !build_filter() && !prepare_mounts(argc - 2, argv + 2) &&
-		 !start_undertaker()) {
+	else if (!(geteuid() && enter_own_userns()) && !open_self() && !build_filter() &&
+		 !prepare_mounts(argc - 2, argv + 2) && !start_undertaker()) {
 		printf("ready\n");
 		fflush(stdout);
 		serve(signals, parent);
