@@ -4,12 +4,16 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
+# Two tests at a time. `make unit ARGS="-n 0 -k name"` runs them one by one, as a debugger needs it.
+SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
+FUZZ_S ?= 60
 # Disk limits, rootfs bases, a smaller init; and programs to be run in sandboxes. RUNLEVEL=1 keeps
 # their services from being started.
-TOOLS := btrfs-progs busybox-static musl-tools strace tmux sudo nginx-light openssh-server postgresql
+TOOLS := btrfs-progs busybox-static debootstrap musl-tools strace tmux sudo nginx-light openssh-server postgresql
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools quickstart test check lint types unit notebook bench docker docker-stop clean
+.PHONY: help setup tools quickstart test check lint types unit security fuzz notebook bench docker docker-stop images \
+	clean
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,18 +39,29 @@ types: $(VENV)/.dev
 	$(BIN)/mypy --strict -p rollout
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 bench: $(VENV)/.dev  ## Measure the engine and the pipeline, side by side with what the kernel costs
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/density.py 1000
 
+security: $(VENV)/.dev  ## Try every way out of every engine on this machine, and print the matrix
+	$(BIN)/python -m tests.security $(ARGS)
+
+fuzz: $(VENV)/.dev  ## Fuzz what reads hostile bytes, FUZZ_S=60 seconds each; installs atheris
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	for target in frames tree archive kept_state; do $(BIN)/python -m tests.security.fuzz \
+		$$target tests/security/fuzz/corpus -max_total_time=$(FUZZ_S) $(ARGS) || exit 1; done
+
 notebook: $(VENV)/.dev  ## Run notebooks/first_look.ipynb on runs/quickstart
 	$(BIN)/jupyter-execute --inplace notebooks/first_look.ipynb
 
 docker:  ## Install and start a Docker daemon where none answers; only engine=docker needs one
 	@infra/docker.sh start
+
+images:  ## Make the images that the tests of engine=docker run on, in the daemon that answers
+	@infra/images.sh
 
 docker-stop:  ## End the daemon that `make docker` started
 	@infra/docker.sh stop

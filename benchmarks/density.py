@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from machine import Machine, census_of_machine, used_mb
+from machine import Machine, census_of_engine, used_mb
 from rich.console import Console
 from rich.table import Table
 
 from rollout.config import EngineConf
+from rollout.sandbox.alerts import BATCH, BATCH_PAUSE_S, CORE_SHARE
 from rollout.sandbox.base import Sandbox, SandboxSpec
 from rollout.sandbox.native import NativeEngine
+from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.types import Blueprint, Resources
 
 MARKS = (100, 250, 500, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 8_000, 10_000)
@@ -68,7 +70,7 @@ class Crowd:
         self._process = psutil.Process()
         self._own_mb = self._process.memory_info().rss / 2**20
         self._used_mb = used_mb()
-        self.live: list[Sandbox] = []
+        self.live: list[NativeSandbox] = []
         self.wrong = 0
 
     async def grow(self, live: int) -> Mark:
@@ -88,6 +90,19 @@ class Crowd:
         result = await box.exec(["echo", box.id])
         self.wrong += result.stdout != f"{box.id}\n".encode()
 
+    async def look_at_all(self) -> float | None:
+        """Milliseconds of a core that one look at each one's limits takes, all together, as it is
+        done again and again for alerts; None where nothing is limited."""
+        looks = [look.look for box in self.live if (look := box.usage_alerts) is not None]
+
+        def timed() -> float:
+            started = time.thread_time()
+            for look in looks:
+                look()
+            return (time.thread_time() - started) * 1000
+
+        return await asyncio.to_thread(timed) if looks else None
+
     async def end_all(self) -> float:
         took_s = await in_turns([box.close for box in self.live])
         self.live.clear()
@@ -98,7 +113,7 @@ async def settle(before: Machine, found: object, root_dir: Path) -> tuple[float,
     """Wait until the machine is as before, or the patience is over."""
     started = time.perf_counter()
     while True:
-        after, same = Machine.now(), census_of_machine(root_dir) == found
+        after, same = Machine.now(), census_of_engine(root_dir) == found
         waited_s = time.perf_counter() - started
         if (same and after.like(before)) or waited_s > SETTLE_S:
             return waited_s, after, same
@@ -143,7 +158,7 @@ async def run(count: int, resources: Resources, path: Path | None, console: Cons
     """Whether every sandbox answered and the machine is as before."""
     with tempfile.TemporaryDirectory(prefix="rollout-bench-") as folder:
         root_dir = Path(folder)
-        found, before = census_of_machine(root_dir), Machine.now()
+        found, before = census_of_engine(root_dir), Machine.now()
         engine = NativeEngine(EngineConf(root_dir=folder, max_slots=2 * count + 64))
         await engine.start()
         try:
@@ -153,6 +168,7 @@ async def run(count: int, resources: Resources, path: Path | None, console: Cons
             marks = [await crowd.grow(n) for n in (*[m for m in MARKS if m < count], count)]
             held = ", ".join(crowd.live[0].limits_enforced) or "no limits"
             asked_s = await crowd.ask_all()
+            looked_ms = await crowd.look_at_all()
             ended_s = await crowd.end_all()
         finally:
             await engine.close()
@@ -169,6 +185,12 @@ async def run(count: int, resources: Resources, path: Path | None, console: Cons
         f"echo in each in {asked_s:.1f} s ({count / asked_s:,.0f}/s), {crowd.wrong} wrong; "
         f"ended in {ended_s:.1f} s ({count / ended_s:,.0f}/s)"
     )
+    if looked_ms is not None:
+        console.print(
+            f"a look at the limits of all takes {looked_ms:,.0f} ms of a core, "
+            f"{looked_ms / count * 1000:.0f} µs each; at most {BATCH / BATCH_PAUSE_S:,.0f} are "
+            f"looked at in a second, and for {CORE_SHARE:.0%} of a core"
+        )
     console.print(f"{waited_s:.0f} s later: {before} before, {after} now", highlight=False)
     console.print(
         "processes, mounts, cgroups, namespaces, loop devices and files are "

@@ -30,6 +30,7 @@ from rich.table import Table
 from rollout.config import EngineConf
 from rollout.errors import SandboxError
 from rollout.sandbox.base import Engine, Sandbox, SandboxSpec
+from rollout.sandbox.docker.engine import DockerEngine
 from rollout.sandbox.native import NativeEngine
 from rollout.types import Blueprint, Resources
 
@@ -64,6 +65,7 @@ DESTROY_GOAL_MS = 0.5
 IDLE_GOAL_MB = 0.5
 EPISODES_GOAL = 50.0
 DOCKER_EXEC_GOAL = 40.0
+INIT_EXEC_GOAL = 1.5
 
 
 class Computer(Protocol):
@@ -293,6 +295,19 @@ def containers(image: str) -> Subject:
     return Subject(f"docker ({image})", create, execs=3, episodes=1, lives=2)
 
 
+async def containers_with_init(image: str, root_dir: Path, ending: AsyncExitStack) -> Subject:
+    """The same containers with our init inside: `engine=docker`."""
+    engine = DockerEngine(EngineConf(root_dir=str(root_dir)), owner="benchmark")
+    ending.push_async_callback(engine.close)
+    await engine.start()
+    spec = SandboxSpec(image=await engine.build(Blueprint(base=f"image:{image}")))
+
+    async def create() -> Computer:
+        return InSandbox(await engine.create(spec))
+
+    return Subject(f"docker + init ({image})", create, execs=20, episodes=1, lives=2)
+
+
 # ---------------------------------------------------------------- measuring and telling
 
 
@@ -374,20 +389,26 @@ async def run(rounds: Rounds, root_dir: Path, scratch: str, console: Console) ->
             await native("native", engine, ALL_LIMITS, rounds),
         ]
         image, reason = await docker_image(ending)
-        dockers = [containers(image)] if image else []
-        if dockers:
+        dockers, inside = [], []
+        if image:
             ending.push_async_callback(remove_containers)
-        await measure([base, *natives, *dockers], rounds)
+            dockers = [containers(image)]
+            inside = [await containers_with_init(image, root_dir, ending)]
+        await measure([base, *natives, *inside, *dockers], rounds)
         for subject in natives:
             await subject.weigh()
-        console.print(times([base, *natives, *dockers]))
-        console.print(ratios([*natives, *dockers], base))
-        for subject in dockers:
+        console.print(times([base, *natives, *inside, *dockers]))
+        console.print(ratios([*natives, *inside, *dockers], base))
+        for subject in [*inside, *dockers]:
             console.print(ratios([subject], natives[0]))
         if reason:
             console.print(f"Docker was left out: {' '.join(reason.split())}", markup=False)
         for subject in natives:
             console.print(goals(subject, base))
+        for subject in inside:
+            ratio = max(subject.p50_ms(stage) / natives[0].p50_ms(stage) for stage in COMMANDS)
+            held = "met" if ratio <= INIT_EXEC_GOAL else "missed"
+            console.print(f"exec by init in a container: {ratio:.2f} x native ({held})")
         for subject in dockers:
             ratio = min(subject.p50_ms(stage) / natives[0].p50_ms(stage) for stage in COMMANDS)
             console.print(f"docker exec takes {ratio:.0f} x as long (goal {DOCKER_EXEC_GOAL:g})")

@@ -167,7 +167,7 @@ def make_plan(kind: str, folder: Path, root_dir: str, size: Size) -> RunPlan:
         arms=(arm,),
         tasks=tasks,
         specs=make_specs(kind, (arm,), tasks, size.samples),
-        engine=EngineConf(root_dir=root_dir),
+        engine=EngineConf(kind="native", root_dir=root_dir),
         pool=PoolConf(),
         retry=RetryConf(),
         timeouts=TimeoutsConf(),

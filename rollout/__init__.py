@@ -7,10 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rollout.baking import bake
     from rollout.config import RunConf
     from rollout.dataset.reader import RolloutDataset, open_dataset
     from rollout.errors import RolloutError
     from rollout.library import run, run_async, sandbox
+    from rollout.recipes import blueprint_of
     from rollout.types import Blueprint, Outcome, Score, ScoreMode, StopReason, Task, Trajectory
 
 __version__ = "0.1.0"
@@ -26,6 +28,8 @@ _HOMES = {
     "StopReason": "rollout.types",
     "Task": "rollout.types",
     "Trajectory": "rollout.types",
+    "bake": "rollout.baking",
+    "blueprint_of": "rollout.recipes",
     "open_dataset": "rollout.dataset.reader",
     "run": "rollout.library",
     "run_async": "rollout.library",
@@ -44,6 +48,8 @@ __all__ = [
     "Task",
     "Trajectory",
     "__version__",
+    "bake",
+    "blueprint_of",
     "open_dataset",
     "run",
     "run_async",

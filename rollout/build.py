@@ -1,25 +1,43 @@
 """The composition root: from one composed config to the objects of a run. Nothing is started."""
 
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from rollout import plan, plugins
-from rollout.blueprints import pin_bases
 from rollout.compose import Composed
-from rollout.config import Keeping, RunConf, StoreConf
+from rollout.config import (
+    EngineConf,
+    Keeping,
+    RunConf,
+    StoreConf,
+)
 from rollout.dataset.log import CommitLog
 from rollout.dataset.run import begin
 from rollout.dataset.state import RunState
 from rollout.dataset.store import Store, open_store
 from rollout.errors import ConfigError, StoreError
 from rollout.executor.base import Executor, RunPlan
+from rollout.executor.choice import Wanted, blueprints_of, choose
 from rollout.executor.engines import make_engine
 from rollout.executor.local import LocalExecutor
+from rollout.loading import (
+    Load,
+    distinct,
+    limits_to_hold,
+    load_arms,
+    load_one,
+    notes_of,
+    pinned,
+    variants_of,
+)
+from rollout.objects.where import settle
 from rollout.plan import Standing
-from rollout.tasks.base import TaskSource
 from rollout.types import Task
+
+HINTS = {"states": "use engine=native, as root, or leave it off"}
+"""What to do about an engine that lacks a feature."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,40 +60,47 @@ class Job:
 def prepare(composed: Composed) -> Job:
     """Load, check and compare everything; ConfigError for all that would make the run wrong.
 
-    Reads the store and writes nothing to it.
+    Reads the run's store and writes nothing to it; what is mounted goes to the object store.
     """
     conf = composed.conf
-    source = task_source(conf)
-    loaded = pin_bases(source.load(), make_engine(conf.engine, owner="plan"))
-    arms = plan.make_arms(composed.points)
-    tasks = plan.complete_tasks(loaded, conf.resources, conf.timeouts)
-    _refuse_unfit(conf, loaded, plan.fitness_problems(arms, tasks))
+    loads = load_arms(composed)
+    features = _features(composed)
+    chosen, why = _engine_for(loads, conf, frozenset(features))
+    loads = pinned(loads, make_engine(chosen, owner="plan"))
+    first = loads[0].tasks
+    arms = plan.make_arms(composed.points, [each.blueprint for each in loads])
+    unfit = [*plan.fitness_problems(arms, first), *plan.mode_problems(arms, first)]
+    _refuse_unfit(conf, chosen, loads, features, unfit)
     store = store_of(conf.store, conf.name)
     state = _logged(store)
     arms = plan.under_logged_names(arms, state)
-    plan.refuse_changes(conf.name, arms, tasks, state)
-    specs = plan.make_specs(conf.name, arms, tasks, conf.samples)
+    plan.refuse_changes(conf.name, arms, first, state)
+    variants = variants_of(arms, loads)
+    specs = plan.make_specs(conf.name, arms, first, conf.samples, variants)
     return Job(
         composed=composed,
         plan=RunPlan(
             run_id=conf.name,
             run_uri=store.uri,
             arms=arms,
-            tasks=tasks,
+            tasks=first,
+            variants=variants,
             specs=specs,
-            engine=conf.engine,
+            engine=chosen,
             pool=conf.pool,
             retry=conf.retry,
             timeouts=conf.timeouts,
             executor=conf.executor,
             store=conf.store,
+            objects=settle(conf.objects, conf.store),
             keep=Keeping.of(conf),
-            limits_to_hold=plan.limits_to_hold(loaded, conf.resources),
+            limits_to_hold=limits_to_hold(loads),
+            models=plan.models_of(composed.points, arms),
         ),
         store=store,
         state=state,
         standing=plan.stand(specs, state),
-        notes=tuple(f"left out: {line}" for line in source.skipped),
+        notes=tuple(dict.fromkeys([*filter(None, [why]), *notes_of(loads)])),
     )
 
 
@@ -95,32 +120,55 @@ def _digests(run: RunPlan) -> dict[str, dict[str, str]]:
     }
 
 
-def task_source(conf: RunConf) -> TaskSource:
-    """The configured source, nothing loaded yet."""
-    return cast(TaskSource, plugins.make(plugins.plugin_of(conf.task)))
-
-
 def task_of(conf: RunConf, task_id: str) -> Task:
     """One task of a run, as `prepare` would have it; ConfigError when it is not among them."""
-    found = [task for task in task_source(conf).load() if task.id == task_id]
-    if not found:
-        raise ConfigError(f"task {task_id} is no more among those of the run's task source")
-    pinned = pin_bases(found, make_engine(conf.engine, owner="plan"))
-    return plan.complete_tasks(pinned, conf.resources, conf.timeouts)[0]
+    load = load_one(conf, task_id)
+    chosen, _ = _engine_for([load], conf)
+    return pinned([load], make_engine(chosen, owner="plan"))[0].tasks[0]
 
 
-def _refuse_unfit(conf: RunConf, loaded: list[Task], found: list[str]) -> None:
+def _engine_for(
+    loads: Sequence[Load], conf: RunConf, features: frozenset[str] = frozenset()
+) -> tuple[EngineConf, str]:
+    """The engine that makes them all, and why it is that one, where the config leaves it open."""
+    wanted = Wanted(
+        blueprints=blueprints_of([task for each in distinct(loads) for task in each.asked]),
+        limits=limits_to_hold(loads),
+        features=features,
+        here=_runs_here(conf),
+    )
+    return choose(conf.engine, wanted)
+
+
+def _features(composed: Composed) -> dict[str, str]:
+    """What the engine must be able to do, and who wants it."""
+    wanted = {"states": "keep_on"} if composed.conf.keep_on else {}
+    for point in composed.points:
+        agent = plugins.make(plugins.plugin_of(point.conf.agent))
+        for feature in getattr(agent, "features", ()):
+            wanted.setdefault(feature, f"agent {agent.name}")
+    return wanted
+
+
+def _refuse_unfit(
+    conf: RunConf,
+    chosen: EngineConf,
+    loads: Iterable[Load],
+    features: Mapping[str, str],
+    found: list[str],
+) -> None:
     """Agents that cannot do a task, limits that nobody would hold to: said before the run."""
     if _runs_here(conf):
-        engine = make_engine(conf.engine, owner="plan")
-        found = [
-            *found,
-            *plan.limit_problems(loaded, conf.resources, engine.name, engine.limits),
-        ]
-        if conf.keep_on and "states" not in engine.features:
-            found.append("keep_on: needs engine=native, as root; leave it off")
+        engine = make_engine(chosen, owner="plan")
+        for each in distinct(loads):
+            held = engine.limits
+            found += plan.limit_problems(each.asked, each.limits, engine.name, held)
+        for feature, who in features.items():
+            if feature not in engine.features:
+                hint = HINTS.get(feature, "choose another engine")
+                found.append(f"{who}: engine {engine.name} lacks {feature!r} here; {hint}")
     if found:
-        raise ConfigError(plan.clipped(found))
+        raise ConfigError(plan.clipped(list(dict.fromkeys(found))))
 
 
 def _runs_here(conf: RunConf) -> bool:

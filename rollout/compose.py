@@ -19,13 +19,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rollout import config, plugins
+from rollout import checks, plugins
+from rollout.checks import nearest
 from rollout.compose_errors import explain
-from rollout.config import Point, RunConf, Settings, arm_name, nearest
+from rollout.config import Point, RunConf, Settings, arm_name
 from rollout.errors import ConfigError
 
-SWEPT_GROUPS = ("agent", "scorer", "model")
-ARM_KEYS = ("agent", "scorer", "model", "verifier", "timeouts")
+SWEPT_GROUPS = ("agent", "scorer", "model", "blueprint")
+ARM_KEYS = (*SWEPT_GROUPS, "verifier", "timeouts", "budget")
 """What an arm may set for itself: these are saved for each arm."""
 
 SWEPT_TIMEOUTS = ("timeouts.agent_override_s", "timeouts.multiplier")
@@ -115,7 +116,7 @@ def restore(saved: Mapping[str, Any]) -> Composed:
         arms = [
             (
                 tuple((key, value) for key, value in arm["settings"]),
-                cast(DictConfig, OmegaConf.merge(cfg, arm["config"])),
+                cast(DictConfig, OmegaConf.merge(schema, {**saved["config"], **arm["config"]})),
             )
             for arm in saved["arms"]
         ]
@@ -129,14 +130,38 @@ def spelled_for_hydra(overrides: Sequence[str]) -> list[str]:
     return [_spelled(word) for word in overrides]
 
 
+_IMAGES = r"task\.images|blueprint\.dockerfile\.images"
+_OPEN_MAPS = r"sweep\.|blueprint\.(?:env|secrets|dockerfile\.args)(?=[.=])"
+"""Where any key may stand, which to Hydra is one to be added."""
+
+
 def _spelled(word: str) -> str:
-    image = re.match(r"\+{0,2}task\.images\.(['\"]?)([^={]+)\1=(.*)", word, re.DOTALL)
+    image = re.match(rf"\+{{0,2}}({_IMAGES})\.(['\"]?)([^={{]+)\2=(.*)", word, re.DOTALL)
     if image:
-        name = re.sub(r"([\\(){}\[\]:=, \t])", r"\\\1", image[2])
-        return f"++task.images={{{name}:{image[3]}}}"
+        name = re.sub(r"([\\(){}\[\]:=, \t])", r"\\\1", image[3])
+        return f"++{image[1]}={{{name}:{image[4]}}}"
     if re.fullmatch(r"sweep=(\{\s*\}|null)?", word):
         return "~sweep"  # to Hydra, merging an empty map changes nothing
-    return re.sub(r"^\+{0,2}sweep\.", "++sweep.", word)
+    return re.sub(rf"^\+{{0,2}}({_OPEN_MAPS})", r"++\1", word)
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file outside of `conf/`; ConfigError when it is missing or no YAML."""
+    try:
+        return yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+
+
+def write_yaml(path: Path, comment: str, words: Mapping[str, Any]) -> None:
+    """A new YAML file with a comment on top; ConfigError where one is there already."""
+    text = "".join(f"# {line}\n" for line in comment.splitlines())
+    text += yaml.safe_dump(dict(words), sort_keys=False, allow_unicode=True, width=100)
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc
 
 
 # ---------------------------------------------------------------- the sweep
@@ -172,9 +197,9 @@ def _check_sweep_key(key: str, values: list[Any]) -> None:
             if not isinstance(value, str):
                 raise ConfigError(f"sweep.{key}: names options of conf/{key}, was {value!r}")
         return
-    if (below and root in (*SWEPT_GROUPS, "verifier")) or key in SWEPT_TIMEOUTS:
+    if (below and root in (*SWEPT_GROUPS, "verifier", "budget")) or key in SWEPT_TIMEOUTS:
         return
-    known = [*SWEPT_GROUPS, "verifier.mode", *SWEPT_TIMEOUTS]
+    known = [*SWEPT_GROUPS, "verifier.mode", "verifier.trust", *SWEPT_TIMEOUTS]
     hint = nearest(key, known) or f"; what can: {', '.join(known)} and keys below {SWEPT_GROUPS}"
     raise ConfigError(f"sweep.{key}: cannot differ between the arms of one run{hint}")
 
@@ -235,7 +260,7 @@ def _unknown(cfg: DictConfig, prefix: str) -> Iterator[str]:
             yield f"{prefix}{key}: unknown key{hint or '; known: ' + ', '.join(names)}"
         elif not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
             child = cfg._get_node(key)
-            if isinstance(child, DictConfig) and OmegaConf.get_type(child) is not dict:
+            if isinstance(child, DictConfig) and OmegaConf.get_type(child) not in (dict, None):
                 yield from _unknown(child, f"{prefix}{key}.")
 
 
@@ -270,10 +295,10 @@ def _refuse_secrets(cfg: DictConfig) -> None:
 
 
 def _refuse_bad_values(conf: RunConf, points: Sequence[Point]) -> None:
-    wrong = config.problems(conf)
+    wrong = checks.problems(conf)
     wrong += plugins.problems("task", conf.task, PLUGIN_METHODS["task"])
     for point in points:
-        wrong += config.problems(point.conf)
+        wrong += checks.problems(point.conf)
         for kind in ("agent", "scorer"):
             node = getattr(point.conf, kind)
             wrong += plugins.problems(kind, node, PLUGIN_METHODS[kind])

@@ -15,7 +15,8 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rollout.config import RunConf, nearest
+from rollout.checks import nearest
+from rollout.config import RunConf
 from rollout.plugins import arguments
 
 Recompose = Callable[[Sequence[str]], DictConfig]

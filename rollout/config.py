@@ -2,21 +2,19 @@
 
 Closed sets (engine, pool, executor, store, …) are the dataclasses below; open sets (task source,
 agent, scorer) are `_target_` plus that class's own arguments. Hydra composes (`compose.py`),
-`problems` validates, and from then on only plain dataclasses travel.
+`checks.py` validates, and from then on only plain dataclasses travel.
 """
 
-import math
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from rollout.types import Outcome
+from rollout.types import Outcome, Resources
 
 KEEP_LIMIT_MAX_MB = 4_096
 """S3 takes no more than 5 GB at once."""
 KEEP_ALL = "all"
+AUTO = "auto"
+"""Of an engine: chosen where the run is planned."""
 
 
 @dataclass
@@ -36,8 +34,11 @@ class ResourcesConf:
 class EngineConf:
     """What makes sandboxes."""
 
-    kind: str = "native"
-    """`native | memory`."""
+    kind: str = AUTO
+    """`auto | native | docker | memory`. `auto`: native where it can make what the run asks for,
+    Docker otherwise."""
+    runtime: str | None = None
+    """Docker: the runtime of its containers, by the daemon's name for it; null: its default."""
     root_dir: str = "/var/lib/rollout"
     """Layers and live sandboxes; on a file system that can carry an overlay's upper folder."""
     uid_base: int = 1_000_000
@@ -148,21 +149,161 @@ class StoreConf:
 
 
 @dataclass
+class ObjectsConf:
+    """Where blueprints' files by id are kept, and images' layers for other nodes."""
+
+    uri: str | None = None
+    """A folder, or `s3://bucket/prefix`; null: `_objects` below `store.uri`, with its endpoint."""
+    endpoint_url: str | None = None
+    region: str | None = None
+    cache_mb: int = 8_192
+    """Of what came from S3, on each node; what was not used for the longest time goes first."""
+
+
+@dataclass
+class BlueprintLimitsConf:
+    """Limits of this computer; each goes before that of `size`, a task's own goes before both."""
+
+    cpu: float | None = None
+    memory_mb: int | None = None
+    disk_mb: int | None = None
+    pids: int | None = None
+
+
+@dataclass
+class DockerfileConf:
+    """A Dockerfile in place of a base. Paths are relative to where the command is run, or to the
+    folder of the YAML file that was named by its path."""
+
+    path: str = ""
+    context: str = ""
+    """The folder that COPY and ADD take from; empty: the Dockerfile's own."""
+    args: dict[str, str] = field(default_factory=dict)
+    target: str = ""
+    """The stage to stop at; empty: the last."""
+    images: dict[str, str] = field(default_factory=dict)
+    """Names in its FROM lines, or globs over them, to bases."""
+
+
+@dataclass
 class BlueprintConf:
-    """The computer of tasks that bring none of their own; task options refer to it."""
+    """The computer of tasks that bring none of their own. Tasks that do get of it what is done at
+    each start (`mounts`, `launch_commands`, `ready`), and how their own is built."""
 
     base: str = "host"
     """`host | host-frozen | rootfs:/path | rootfs-linked:/path`, told in conf/blueprint."""
-    workdir: str = "/app"
+    dockerfile: DockerfileConf = field(default_factory=DockerfileConf)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    """After the base or the Dockerfile, each one of `run`, `copy`, `env`, `workdir`, `user`."""
+    states: list[dict[str, str]] = field(default_factory=list)
+    """What `shell --keep` has kept, laid over base and steps: `object`, its id, and `below`, the
+    digest of the image it was written on."""
+    mounts: list[dict[str, Any]] = field(default_factory=list)
+    """Each one of `file`, `object`, `code`, `agent`; put at each start, or into the image."""
     env: dict[str, str] = field(default_factory=dict)
+    workdir: str = ""
+    """Made if missing; empty: that of the image, else /app."""
+    user: str = ""
+    """Who the agent is; empty: the image's, else root."""
+    size: str | None = None
+    """`x_small | small | medium | large | x_large | xx_large`."""
+    resources: BlueprintLimitsConf = field(default_factory=BlueprintLimitsConf)
+    network: str = "none"
+    build_network: str = "none"
+    """`none | host`: what `run` steps of the build reach."""
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Of `run` steps: an id to the name of the variable that holds the secret."""
+    launch_commands: list[str] = field(default_factory=list)
+    """Shell commands of each start, in order; what they leave in the background lives on."""
+    ready: str = ""
+    """A shell command that must succeed before anybody gets the sandbox."""
     sudo: bool = False
     """Let setuid programs work inside, sudo and su among them."""
+
+
+SIZES = {
+    "x_small": (0.5, 1_024, 4_096),
+    "small": (1.0, 2_048, 4_096),
+    "medium": (2.0, 4_096, 8_192),
+    "large": (2.0, 8_192, 16_384),
+    "x_large": (4.0, 16_384, 16_384),
+    "xx_large": (8.0, 32_768, 16_384),
+}
+"""Cores, MB of memory and MB of disk of a `blueprint.size`."""
+
+
+def limits_of(blueprint: BlueprintConf, rest: ResourcesConf) -> ResourcesConf:
+    """The blueprint's own limits, then those of its size, then `rest`."""
+    sized = dict(
+        zip(("cpu", "memory_mb", "disk_mb"), SIZES.get(blueprint.size or "", ()), strict=False)
+    )
+    own = {name: value for name, value in vars(blueprint.resources).items() if value is not None}
+    return ResourcesConf(**{**vars(rest), **sized, **own})
+
+
+def resources_of(limits: ResourcesConf) -> Resources:
+    """Of one sandbox, as plain data."""
+    return Resources(**{item.name: getattr(limits, item.name) for item in fields(Resources)})
+
+
+@dataclass
+class PriceConf:
+    """US dollars for a million tokens; null: the cost is not known, and stays null in the rows."""
+
+    prompt: float | None = None
+    completion: float | None = None
+    cached: float | None = None
+    """Of the prompt, what the endpoint had already; null: as `prompt`."""
+
+
+@dataclass
+class ModelConf:
+    """Who answers the agent's model calls. Sandboxes reach it through the worker alone."""
+
+    kind: str = "none"
+    """`none | openai | scripted`. `openai`: any server of its chat completions, such as vLLM,
+    SGLang or llama.cpp. `scripted`: replies out of a file."""
+    name: str = ""
+    """By the endpoint's own name; agents may call it what they like."""
+    urls: list[str] = field(default_factory=list)
+    """`openai`: base URLs of one or several replicas, `http://host:8000/v1`."""
+    key_env: str | None = None
+    """The variable, of each worker's environment, that holds the key. It enters no sandbox."""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """`temperature`, `max_tokens` and others of chat completions, laid over what the agent asks."""
+    price: PriceConf = field(default_factory=PriceConf)
+    script: str = ""
+    """`scripted`: the file of its replies."""
+    timeout_s: float = 600.0
+    """Of one try."""
+    patience_s: float = 1800.0
+    """Of one call with all its tries: then the rollout ends as `model_error`."""
+
+
+@dataclass
+class BudgetConf:
+    """What one rollout may use of its model; null: as much as it likes. The end state is scored."""
+
+    turns: int | None = None
+    """Model calls."""
+    prompt_tokens: int | None = None
+    """Summed over all calls, each with its whole prompt."""
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    """Needs `model.price`."""
+    wall_s: float | None = None
+    """From the first call on."""
 
 
 @dataclass
 class VerifierConf:
     mode: str = "as_declared"
     """`as_declared | fresh | fork | shared`."""
+    trust: str = "as_declared"
+    """`as_declared | workspace | system`: what a scorer in fork mode takes over of the agent's
+    files. `workspace`, which tasks declare unless they say otherwise: all but system folders,
+    hidden files in homes, and the tools that PATH names. `system`: all of it, for tasks whose
+    solution is to install or configure software; what looks like tampering is then only flagged."""
 
 
 @dataclass
@@ -182,7 +323,8 @@ class RunConf:
     task: dict[str, Any] = field(default_factory=dict)
     agent: dict[str, Any] = field(default_factory=dict)
     scorer: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
+    model: ModelConf = field(default_factory=ModelConf)
+    budget: BudgetConf = field(default_factory=BudgetConf)
     blueprint: BlueprintConf = field(default_factory=BlueprintConf)
     sweep: dict[str, Any] = field(default_factory=dict)
     """`key: [values]`; every combination is one arm of this run."""
@@ -194,6 +336,7 @@ class RunConf:
     timeouts: TimeoutsConf = field(default_factory=TimeoutsConf)
     executor: ExecutorConf = field(default_factory=ExecutorConf)
     store: StoreConf = field(default_factory=StoreConf)
+    objects: ObjectsConf = field(default_factory=ObjectsConf)
 
 
 Settings = tuple[tuple[str, Any], ...]
@@ -213,68 +356,6 @@ def arm_name(settings: Settings) -> str:
     return ",".join(f"{key}={value}" for key, value in settings) or "default"
 
 
-# ---------------------------------------------------------------- what values may be
-
-CHOICES = {
-    "engine.kind": ("native", "memory"),
-    "engine.scratch": ("auto", "disk", "btrfs", "tmpfs"),
-    "engine.memory_cgroups": ("each", "group", "auto"),
-    "executor.kind": ("ray", "local"),
-    "store.format": ("parquet", "arrow"),
-    "resources.unenforceable": ("refuse", "record"),
-    "verifier.mode": ("as_declared", "fresh", "fork", "shared"),
-}
-MAY_BE_ZERO = frozenset(
-    {
-        "engine.uid_base",
-        "engine.volume_reserve_mb",
-        "engine.memory_reserve_mb",
-        "pool.spares_per_image",
-        "pool.max_spares",
-        "pool.breaker_pause_s",
-        "retry.backoff_s",
-        "retry.storm_share",
-    }
-)
-"""Every number is finite and above zero, but these may be zero."""
-
-AT_MOST = {
-    "retry.storm_share": 1.0,
-    "executor.dashboard_port": 65_535,
-    "keep_limit_mb": KEEP_LIMIT_MAX_MB,
-}
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-def nearest(word: str, known: Iterator[str] | list[str] | tuple[str, ...]) -> str:
-    """`; did you mean "x"?` for the known name most like `word`, or nothing."""
-    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f'; did you mean "{close[0]}"?' if close else ""
-
-
-def problems(conf: RunConf) -> list[str]:
-    """Everything out of range, one line each: key, what was seen, what is allowed."""
-    found = [line for key, value in _walk(conf) for line in _problem(key, value)]
-    if not RUN_NAME.fullmatch(conf.name):
-        found.append(
-            f"name: {conf.name!r} cannot name a run's folder; "
-            "use up to 100 letters, digits, '.', '_' and '-'"
-        )
-    if conf.store.uri in ("", "s3://"):
-        found.append("store.uri: must be given, store.uri=s3://bucket/prefix or a folder")
-    return found + _keep_problems(conf)
-
-
-def _keep_problems(conf: RunConf) -> list[str]:
-    known = (*(outcome.value for outcome in Outcome), KEEP_ALL)
-    found = []
-    for word in conf.keep_on:
-        if word not in known:
-            hint = nearest(word, known) or f"; there are: {', '.join(known)}"
-            found.append(f"keep_on: {word!r} is no outcome{hint}")
-    return found
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
     """What `keep_on` and `keep_limit_mb` come to."""
@@ -288,25 +369,3 @@ class Keeping:
         words = Outcome if KEEP_ALL in conf.keep_on else conf.keep_on
         outcomes = tuple(Outcome(word) for word in words)
         return cls(outcomes=outcomes, limit_bytes=int(conf.keep_limit_mb * 2**20))
-
-
-def _walk(conf: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for item in fields(conf):
-        key, value = prefix + item.name, getattr(conf, item.name)
-        if is_dataclass(value):
-            yield from _walk(value, key + ".")
-        else:
-            yield key, value
-
-
-def _problem(key: str, value: Any) -> Iterator[str]:
-    allowed = CHOICES.get(key)
-    if allowed and value not in allowed:
-        yield f"{key}: {value!r} is none of {', '.join(allowed)}{nearest(str(value), allowed)}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    floor = "at least 0" if key in MAY_BE_ZERO else "above 0"
-    if not math.isfinite(value) or value < 0 or (value == 0 and key not in MAY_BE_ZERO):
-        yield f"{key}: must be {floor}, was {value}"
-    elif value > AT_MOST.get(key, math.inf):
-        yield f"{key}: must be at most {AT_MOST[key]:g}, was {value}"

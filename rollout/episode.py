@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from rollout.agents.base import Agent
 from rollout.aio import Deadline, shielded
@@ -27,21 +28,34 @@ from rollout.errors import (
     ScoreError,
     boundary,
 )
+from rollout.gateway.access import ModelAccess, ModelService
+from rollout.gateway.session import Session
 from rollout.pool import WarmPool
-from rollout.sandbox.base import Engine, Image, Sandbox, SandboxSpec
-from rollout.scene import collect, take_output
+from rollout.sandbox.base import Engine, Image, Objects, Sandbox, SandboxSpec
+from rollout.sandbox.made import make_spec
+from rollout.scene import (
+    collect,
+    launched_outside,
+    lay_output,
+    left_out,
+    take_output,
+    workspace_of,
+)
 from rollout.scorers.base import Scorer, Verdict
+from rollout.scorers.integrity import clipped, signs_of, survivors
 from rollout.transcript import CLIP_CHARS, Transcript, clip, now
 from rollout.types import (
     Arm,
     Attempt,
     Blueprint,
+    BuildStep,
     Lease,
     Outcome,
     ScoreMode,
     StopReason,
     Task,
     Trajectory,
+    Trust,
 )
 
 ENDED_AS = {
@@ -68,6 +82,9 @@ class Bench:
     node: str
     worker: str
     keep: Keeping = Keeping()
+    objects: Objects | None = None
+    model: ModelService | None = None
+    """Of the episode's arm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +145,12 @@ class _Episode:
         self.box: Sandbox | None = None
         self.scene: Image | None = None
         """The agent's files as an image, to discard in the end."""
+        self.work: Image | None = None
+        """Of these the workspace alone, to discard as well."""
         self.state: Path | None = None
         """The agent's files as a file, where they are to be kept."""
+        self.session: Session | None = None
+        """The agent's calls of its model."""
         self.sandbox_id = ""
         self.limits_enforced: tuple[str, ...] = ()
 
@@ -140,8 +161,10 @@ class _Episode:
         finally:
             with self.transcript.phase("release"):
                 await self._release()
-                if self.scene is not None:
-                    await shielded(self.bench.engine.discard(self.scene))
+                if self.bench.model is not None:
+                    self.bench.model.upstream.forget(self.lease.spec.trajectory_id)
+                for image in filter(None, (self.work, self.scene)):
+                    await shielded(self.bench.engine.discard(image))
         return self._ended()
 
     async def _run_stages(self) -> None:
@@ -168,10 +191,10 @@ class _Episode:
         limit_s = self.task.setup_timeout_s * self._multiplier
         try:
             async with asyncio.timeout(limit_s):
-                image = await self.bench.engine.build(blueprint)
+                spec = await make_spec(self.bench.engine, blueprint, self.bench.objects)
         except TimeoutError:
             raise BuildError(f"blueprint {blueprint.name} not built within {limit_s:g} s") from None
-        return await self._claim_spec(SandboxSpec.for_blueprint(image, blueprint))
+        return await self._claim_spec(spec)
 
     async def _claim_spec(self, spec: SandboxSpec) -> Sandbox:
         self.box = await self.bench.pool.claim(spec, timeout_s=self.bench.timeouts.create_s)
@@ -211,18 +234,40 @@ class _Episode:
             try:
                 async with asyncio.timeout(deadline.left_s + self.bench.timeouts.grace_s):
                     self.stop = await self.agent.run(
-                        self.task, self.box, None, deadline, self.transcript
+                        self.task, self.box, self._model(deadline), deadline, self.transcript
                     )
             except TimeoutError:
                 self.stop = StopReason.TIMEOUT
             except OutOfMemory as exc:
                 self.stop, self.error = StopReason.ERROR, exc
-            except (SandboxLost, ModelError):
+            except SandboxLost:
                 self._tell_alerts()
                 raise
             except Exception as exc:  # noqa: BLE001 - whatever the agent let out is its own error
                 self.stop, self.error = StopReason.ERROR, exc
+            self.stop = self._heed_model(self.stop)
             self.outcome = await self._agent_outcome(self.stop)
+
+    def _model(self, deadline: Deadline) -> ModelAccess | None:
+        service = self.bench.model
+        if service is None:
+            return None
+        self.session = service.open(self.lease.spec.trajectory_id, deadline, self.transcript)
+        return ModelAccess(self.session, service.plan.conf.name)
+
+    def _heed_model(self, stop: StopReason) -> StopReason:
+        """How the agent ended, seen from its model: whatever a harness makes of a budget that is
+        used up, or of an endpoint that is down, the gateway knows better."""
+        session = self.session
+        if session is not None and session.stop is not None:
+            return session.stop
+        failed = session.error if session is not None else None
+        if failed is None and isinstance(self.error, ModelError):
+            failed = self.error
+        if failed is not None:
+            self._tell_alerts()
+            raise failed
+        return stop
 
     async def _agent_outcome(self, stop: StopReason) -> Outcome:
         """A limit that was hit explains an agent that ended badly; one that ended well is well.
@@ -254,6 +299,12 @@ class _Episode:
         asked = self.arm.score_mode
         return self.task.verifier.mode if asked is ScoreMode.AS_DECLARED else asked
 
+    @property
+    def _takes_work_alone(self) -> bool:
+        asked = self.arm.trust
+        trust = self.task.verifier.trust if asked is Trust.AS_DECLARED else asked
+        return self._mode is ScoreMode.FORK and trust is Trust.WORKSPACE
+
     async def _prepare_scene(self) -> None:
         """Put the scorer's sandbox in `self.box`.
 
@@ -268,20 +319,45 @@ class _Episode:
             if taken_down:
                 await self._fork_scene()
             await collect(self.box, self.task, self.transcript)
+            if self._mode is not ScoreMode.SHARED and not taken_down:
+                await self._end_processes(self.box)
             if self._mode is ScoreMode.FRESH:
                 await self._fresh_scene()
             elif self._mode is ScoreMode.FORK and not taken_down:
                 await self._fork_scene()
 
+    async def _end_processes(self, box: Sandbox) -> None:
+        self.transcript.integrity.extend(await survivors(box, "after the agent"))
+        await box.kill_all()
+
     async def _fork_scene(self) -> None:
-        """The agent's files in a new sandbox; of the agent itself nothing runs any more."""
+        """The agent's files in a new sandbox; of the agent itself nothing runs any more.
+
+        Where tools and settings of the system are not the agent's to bring, they are the image's.
+        Launch commands are not run again: they would start what the agent has put in their place.
+        """
         assert self.box is not None
         spec = self.box.spec
-        if not self.box.out_of_memory:
-            await self.box.kill_all()
-        self.scene = await self.box.end_as_image()
+        image = self.scene = await self._end_as_image()
         await self._release()
-        await self._claim_spec(replace(spec, image=self.scene))
+        workspace = workspace_of(self.task, spec)
+        again: tuple[BuildStep, ...] = ()
+        if self._takes_work_alone:
+            engine = self.bench.engine
+            image = self.work = await engine.keep_only(image, spec.image, workspace)
+            again = launched_outside(spec.launch, workspace)
+        await self._claim_spec(replace(spec, image=image, launch=again, ready=""))
+
+    async def _end_as_image(self) -> Image:
+        """The agent's files; what of them looks like tampering is written down."""
+        assert self.box is not None
+        spec = self.box.spec
+        image = await self.box.end_as_image()
+        changes = await self.bench.engine.changes(image, spec.image, workspace_of(self.task, spec))
+        self.transcript.integrity.extend(signs_of(changes))
+        if self._takes_work_alone and (told := left_out(changes)):
+            self.transcript.event("left_out", told)
+        return image
 
     async def _fresh_scene(self) -> None:
         """A pristine sandbox that receives the declared outputs and nothing else."""
@@ -289,23 +365,46 @@ class _Episode:
         taken = [
             await take_output(self.box, output, self.transcript) for output in self.task.outputs
         ]
-        if self.bench.keep.outcomes and self.scene is None:
-            self.scene = await self.box.end_as_image()
+        if self.scene is None:
+            self.scene = await self._end_as_image()
         await self._release()
         box = await self._claim(self.task.verifier.blueprint or self.task.blueprint)
         for tree, folder in filter(None, taken):
-            await box.put_tree(tree, folder)
+            await lay_output(box, tree, folder)
 
     async def _score(self) -> None:
         assert self.box is not None
         limit_s = self.task.verifier.timeout_s * self._multiplier
         self.if_it_breaks = Outcome.SCORING_ERROR
+        task = replace(self.task, verifier=replace(self.task.verifier, mode=self._mode))
         with self.transcript.phase("score"):
-            async with boundary(ScoreError, f"scoring task {self.task.id}"):
-                async with asyncio.timeout(limit_s + self.bench.timeouts.grace_s):
-                    self.verdict = await self.scorer.score(
-                        self.task, self.box, Deadline.after(limit_s)
-                    )
+            try:
+                async with boundary(ScoreError, f"scoring task {self.task.id}"):
+                    async with asyncio.timeout(limit_s + self.bench.timeouts.grace_s):
+                        self.verdict = await self.scorer.score(
+                            task, self.box, Deadline.after(limit_s)
+                        )
+            except SandboxLost as exc:
+                await self._blame_scorer(exc)
+                raise
+            self.transcript.integrity.extend(self.verdict.integrity)
+            if self._mode is not ScoreMode.SHARED:
+                for limit, reason in (await self.box.limit_reasons()).items():
+                    self.transcript.event("scorer_limit_hit", f"{limit}: {reason}")
+
+    async def _blame_scorer(self, exc: SandboxLost) -> None:
+        """A sandbox that took its own whole memory limit while it was scored in was not lost.
+
+        There is no verdict then, and neither is it a zero: too small a limit looks the same as
+        work that eats memory.
+        """
+        assert self.box is not None
+        if self.box.out_of_memory:
+            reasons = await self.box.limit_reasons()
+            raise ScoreError(
+                f"scoring task {self.task.id}: its sandbox ran out of memory "
+                f"({reasons.get('memory', exc)}); give the task or its verifier more memory_mb"
+            ) from exc
 
     # ---------------------------------------------------------------- what is kept of it
 
@@ -363,9 +462,23 @@ class _Episode:
     def _ended(self) -> Ended:
         finished_at = now()
         output = self.verdict.output if self.verdict else ""
-        blobs = {"scorer_output.txt": output.encode()} if len(output) > CLIP_CHARS else {}
+        blobs = dict(self.transcript.artifacts)
+        if len(output) > CLIP_CHARS:
+            blobs["scorer_output.txt"] = output.encode()
         files = {} if self.state is None else {STATE_NAME: self.state}
         return Ended(trajectory=self._trajectory(finished_at, output), blobs=blobs, files=files)
+
+    def _model_use(self) -> dict[str, Any]:
+        session = self.session
+        if session is None:
+            return {}
+        return {
+            "model_name": session.model,
+            "tools": session.record.tools,
+            "prompt_tokens": session.usage.prompt_tokens,
+            "completion_tokens": session.usage.completion_tokens,
+            "cost_usd": session.cost_usd,
+        }
 
     def _trajectory(self, finished_at: datetime, output: str) -> Trajectory:
         lease, task, said, verdict = self.lease, self.task, self.transcript, self.verdict
@@ -393,7 +506,7 @@ class _Episode:
             messages=tuple(said.messages),
             steps=tuple(said.steps),
             events=tuple(said.events),
-            integrity=tuple(said.integrity),
+            integrity=tuple(clipped(said.integrity)),
             phases=tuple(said.phases),
             attempts=(*lease.attempts, attempt),
             limits_enforced=self.limits_enforced,
@@ -404,6 +517,8 @@ class _Episode:
             split=task.split,
             agent_name=self.agent.name,
             agent_version=self.agent.version,
+            agents=task.blueprint.agents,
+            **self._model_use(),
             arm_digest=self.arm.digest,
             started_at=said.started_at,
             finished_at=finished_at,

@@ -3,24 +3,41 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from rollout import build
 from rollout.aio import shielded
-from rollout.compose import compose, composed_of, conf_dir
-from rollout.config import BlueprintConf, EngineConf, ResourcesConf, RunConf, nearest
+from rollout.checks import nearest
+from rollout.compose import compose, composed_of
+from rollout.config import (
+    AUTO,
+    BlueprintConf,
+    EngineConf,
+    ObjectsConf,
+    ResourcesConf,
+    RunConf,
+    limits_of,
+    resources_of,
+)
 from rollout.dataset.reader import RolloutDataset, open_dataset
 from rollout.errors import ConfigError, SandboxError
 from rollout.executor.base import Progress
+from rollout.executor.choice import Wanted, choose
 from rollout.executor.engines import make_engine
-from rollout.sandbox.base import Engine, Sandbox, SandboxSpec
-from rollout.sandbox.bases import parse_base
-from rollout.types import Blueprint, BuildStep, Resources
+from rollout.objects.store import ObjectStore
+from rollout.objects.where import open_objects
+from rollout.plan import LIMIT_OF
+from rollout.recipes import blueprint_of, usual_limits
+from rollout.sandbox.base import Engine, Sandbox
+from rollout.sandbox.launching import launch
+from rollout.sandbox.made import make_spec
+from rollout.tasks.blueprint import overlaid
+from rollout.types import Blueprint
 
-FIXED = ("name", "base", "steps", "resources")
-"""Fields of a blueprint that are no setting of `sandbox`."""
+SETTINGS = ("env", "workdir", "user", "network", "ready", "sudo")
+"""What `sandbox` may say of a Blueprint that is made already, besides its limits."""
 
 
 def run(
@@ -68,90 +85,100 @@ async def run_async(
 # ---------------------------------------------------------------- one sandbox
 
 
-LIMIT_OF = {"cpu": "cpu", "memory_mb": "memory", "disk_mb": "disk", "pids": "pids"}
-"""A setting, and the limit that holds it."""
-
-
 @asynccontextmanager
 async def sandbox(
-    blueprint: str | Blueprint = "host",
+    blueprint: str | Blueprint = "default",
     *,
-    engine: str | EngineConf = "native",
+    engine: str | EngineConf = AUTO,
     config_dir: str | None = None,
+    objects: ObjectsConf | None = None,
     **settings: Any,
 ) -> AsyncIterator[Sandbox]:
     """A computer of its own for as long as the block lasts.
 
-    blueprint: an option of `conf/blueprint`, a base such as `rootfs:/srv/debian`, or a Blueprint.
+    blueprint: an option of `conf/blueprint`, a YAML file of the same words, a base such as
+        `rootfs:/srv/debian`, or a Blueprint. The default one takes minutes when it is made first.
     engine: its kind, or all its settings; it is started here and ended with the block.
     config_dir: a folder with more options.
-    settings: `env`, `workdir`, `user`; `cpu`, `memory_mb`, `disk_mb`, `pids`, in place of the
-        blueprint's own.
+    objects: where its objects are; unless said, where a run of this folder has them.
+    settings: words of `conf/blueprint` in place of the blueprint's own; of a Blueprint that is
+        made, `env`, `workdir`, `user`, `network`, `ready`, `sudo`. Of both `size`, and `cpu`,
+        `memory_mb`, `disk_mb`, `pids`.
 
     ConfigError for what is not known, SandboxError where this machine cannot do it, and where it
-    cannot hold a limit that the settings name.
+    cannot hold a limit that somebody wrote.
     """
-    named = blueprint_of(blueprint, config_dir) if isinstance(blueprint, str) else blueprint
-    wanted = _with_settings(named, settings)
-    conf = EngineConf(kind=engine) if isinstance(engine, str) else engine
-    async with running_engine(conf) as running:
-        asked = {LIMIT_OF[name] for name, value in settings.items() if name in LIMIT_OF and value}
-        if lacking := sorted(asked - running.limits):
+    if isinstance(blueprint, str):
+        wanted = await asyncio.to_thread(
+            partial(blueprint_of, blueprint, config_dir, objects=objects, **settings)
+        )
+    else:
+        wanted = _with_settings(blueprint, settings)
+    asked = EngineConf(kind=engine) if isinstance(engine, str) else engine
+    limits = sorted(_written_limits(wanted))
+    conf = chosen_engine(asked, wanted, limits=limits)
+    kept = open_objects(objects or ObjectsConf(), root_dir=conf.root_dir)
+    async with running_engine(conf, kept) as running:
+        if lacking := sorted(_written_limits(wanted) - running.limits):
             raise SandboxError(
                 f"the {running.name} engine cannot hold a limit of {', '.join(lacking)} here; "
                 "leave it off, or see `python -m rollout doctor` for what it would take"
             )
-        image = await running.build(wanted)
-        yield await running.create(SandboxSpec.for_blueprint(image, wanted))
+        box = await running.create(await make_spec(running, wanted, kept))
+        await launch(box, kept)
+        yield box
+
+
+def chosen_engine(
+    conf: EngineConf,
+    blueprint: Blueprint,
+    *,
+    limits: Sequence[str] = (),
+    features: frozenset[str] = frozenset(),
+) -> EngineConf:
+    """Of `auto` the engine that can make this blueprint here; SandboxError if none can."""
+    wanted = Wanted(blueprints=[("it", blueprint)], limits=limits, features=features)
+    try:
+        return choose(conf, wanted)[0]
+    except ConfigError as exc:
+        raise SandboxError(str(exc)) from exc
 
 
 @asynccontextmanager
-async def running_engine(conf: EngineConf) -> AsyncIterator[Engine]:
-    """An engine of this process alone; all its sandboxes end with the block."""
-    engine = make_engine(conf, owner="library")
+async def running_engine(
+    conf: EngineConf, objects: ObjectStore | None = None
+) -> AsyncIterator[Engine]:
+    """An engine of this process alone; all its sandboxes, and `objects`, end with the block."""
+    engine = make_engine(conf, "library", objects)
     try:
         await engine.start()
         yield engine
     finally:
         await shielded(engine.close())
-
-
-def blueprint_of(name: str, config_dir: str | None = None) -> Blueprint:
-    """The blueprint that an option or a base means, with the limits that `conf/` gives to all."""
-    folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
-    options = sorted({p.stem for f in folders for p in (f / "blueprint").glob("*.yaml")})
-    if name in options:
-        conf = compose([f"blueprint={name}"], config_dir).conf
-        return _blueprint(name, conf.blueprint, conf.resources)
-    try:
-        parse_base(name)
-    except ConfigError as exc:
-        hint = nearest(name, options) or f"; there are: {', '.join(options)}"
-        raise ConfigError(f"blueprint: {name!r} is no option{hint} ({exc})") from exc
-    return _blueprint(name, BlueprintConf(base=name, workdir="/"), ResourcesConf())
-
-
-def _blueprint(name: str, conf: BlueprintConf, limits: ResourcesConf) -> Blueprint:
-    wanted = {item.name: getattr(limits, item.name) for item in fields(Resources)}
-    return Blueprint(
-        name=name,
-        base=conf.base,
-        steps=(BuildStep(op="workdir", dest=conf.workdir),),
-        env=tuple(conf.env.items()),
-        resources=Resources(**wanted),
-        sudo=conf.sudo,
-    )
+        if objects is not None:
+            objects.close()
 
 
 def _with_settings(blueprint: Blueprint, settings: dict[str, Any]) -> Blueprint:
-    own = [item.name for item in fields(Blueprint) if item.name not in FIXED]
-    limits = [item.name for item in fields(Resources)]
+    """Of one that is made: how its processes start, and its limits."""
+    known = [*SETTINGS, "size", *LIMIT_OF]
     for name in settings:
-        if name not in (*own, *limits):
-            hint = nearest(name, [*own, *limits]) or f"; there are: {', '.join([*own, *limits])}"
-            raise ConfigError(f"sandbox: {name!r} is no setting{hint}")
-    asked = {name: value for name, value in settings.items() if name in own}
+        if name not in known:
+            hint = nearest(name, known) or f"; there are: {', '.join(known)}"
+            raise ConfigError(f"sandbox: {name!r} is no setting of a Blueprint{hint}")
+    asked = {name: value for name, value in settings.items() if name in SETTINGS}
     if "env" in asked:
         asked["env"] = tuple(dict(asked["env"]).items())
-    limited = {name: value for name, value in settings.items() if name in limits}
-    return replace(blueprint, **asked, resources=replace(blueprint.resources, **limited))
+    own = {name: value for name, value in settings.items() if name in LIMIT_OF}
+    conf = overlaid(BlueprintConf(), {"size": settings.get("size"), "resources": own})
+    limits = limits_of(conf, ResourcesConf(**asdict(blueprint.resources)))
+    return replace(blueprint, **asked, resources=resources_of(limits))
+
+
+def _written_limits(blueprint: Blueprint) -> set[str]:
+    """Those that somebody wrote, by the engines' names."""
+    return {
+        limit
+        for name, limit in LIMIT_OF.items()
+        if getattr(blueprint.resources, name) not in (None, usual_limits()[name])
+    }

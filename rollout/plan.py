@@ -13,6 +13,8 @@ from rollout import plugins
 from rollout.config import Point, ResourcesConf, TimeoutsConf, arm_name
 from rollout.dataset.state import RunState
 from rollout.errors import ConfigError
+from rollout.gateway.settings import ModelPlan, model_plan, model_record
+from rollout.tasks.harbor_folder import ARTIFACTS
 from rollout.types import (
     Arm,
     Blueprint,
@@ -21,7 +23,7 @@ from rollout.types import (
     RolloutSpec,
     ScoreMode,
     Task,
-    canonical_json,
+    Trust,
     group_id,
     trajectory_id,
 )
@@ -56,9 +58,15 @@ class Standing:
 # ---------------------------------------------------------------- arms
 
 
-def make_arms(points: Sequence[Point]) -> tuple[Arm, ...]:
-    """One arm for each point of the sweep; two that would give the same results are refused."""
-    arms = tuple(_arm(point) for point in points)
+def make_arms(points: Sequence[Point], blueprints: Sequence[str] = ()) -> tuple[Arm, ...]:
+    """One arm for each point of the sweep; two that would give the same results are refused.
+
+    blueprints: of each arm, the hash of its blueprint, where they differ.
+    """
+    hashes = blueprints or [""] * len(points)
+    arms = tuple(
+        replace(_arm(point), blueprint=own) for point, own in zip(points, hashes, strict=True)
+    )
     by_digest: dict[str, str] = {}
     for arm in arms:
         twin = by_digest.setdefault(arm.digest, arm.name)
@@ -69,22 +77,28 @@ def make_arms(points: Sequence[Point]) -> tuple[Arm, ...]:
 
 def _arm(point: Point) -> Arm:
     conf = point.conf
-    if conf.model:
-        raise ConfigError(
-            f"model: {canonical_json(conf.model)} has nobody to speak to; "
-            "this version has no model gateway, use model=none"
-        )
     agent = plugins.plugin_of(conf.agent)
     version = str(getattr(plugins.make(agent), "version", ""))
     return Arm(
         name=arm_name(point.settings),
         agent=replace(agent, version=version),
         scorer=plugins.plugin_of(conf.scorer),
+        model=model_record(conf.model, conf.budget),
         score_mode=ScoreMode(conf.verifier.mode),
+        trust=Trust(conf.verifier.trust),
         agent_timeout_s=conf.timeouts.agent_override_s,
         timeout_multiplier=conf.timeouts.multiplier,
         settings=tuple((key, str(value)) for key, value in point.settings),
     )
+
+
+def models_of(points: Sequence[Point], arms: Sequence[Arm]) -> tuple[tuple[str, ModelPlan], ...]:
+    """Arms by name, and the model of each that has one."""
+    plans = (
+        (arm.name, model_plan(p.conf.model, p.conf.budget))
+        for arm, p in zip(arms, points, strict=True)
+    )
+    return tuple((name, plan) for name, plan in plans if plan is not None)
 
 
 def arm_record(arm: Arm) -> dict[str, Any]:
@@ -94,8 +108,10 @@ def arm_record(arm: Arm) -> dict[str, Any]:
         "agent": plugins.plain(arm.agent),
         "agent_version": arm.agent.version,
         "scorer": plugins.plain(arm.scorer),
+        **({"blueprint": arm.blueprint} if arm.blueprint else {}),
         "model": arm.model,
         "score_mode": arm.score_mode.value,
+        "trust": arm.trust.value,
         "agent_timeout_s": arm.agent_timeout_s,
         "timeout_multiplier": arm.timeout_multiplier,
         "settings": dict(arm.settings),
@@ -193,12 +209,40 @@ def _own_blueprints(task: Task) -> Iterator[tuple[str, Blueprint]]:
 _DEFAULTS = {item.name: item.default for item in fields(ResourcesConf)}
 
 
+def mode_problems(arms: Iterable[Arm], tasks: Sequence[Task]) -> list[str]:
+    """Tasks whose work would never reach a fresh scoring sandbox, one line each.
+
+    What a task declares of itself is believed: its agents may be told to write to /logs/artifacts,
+    which every Harbor task hands over.
+    """
+    return [
+        f"task {task.id}: verifier.mode=fresh gives its scorer the declared outputs alone, and it "
+        f"declares none; use verifier.mode=fork, or declare them (`artifacts` in its task.toml)"
+        for task in tasks
+        if any(_hands_over_nothing(arm, task) for arm in arms)
+    ]
+
+
+def _hands_over_nothing(arm: Arm, task: Task) -> bool:
+    declared = task.verifier.mode is ScoreMode.FRESH
+    if arm.score_mode is not ScoreMode.FRESH and not (
+        declared and arm.score_mode is ScoreMode.AS_DECLARED
+    ):
+        return False
+    return not [output for output in task.outputs if declared or output.source != ARTIFACTS]
+
+
 def fitness_problems(arms: Iterable[Arm], tasks: Sequence[Task]) -> list[str]:
     """What agents and scorers that can tell (`problems(task)`) say of tasks they cannot do."""
     found = []
     for arm in arms:
         for plugin in (arm.agent, arm.scorer):
-            ask = getattr(plugins.make(plugin), "problems", None)
+            made = plugins.make(plugin)
+            if getattr(made, "needs_model", False) and not arm.model:
+                found.append(
+                    f"arm {arm.name}: agent {made.name} needs a model; choose one, model=…"
+                )
+            ask = getattr(made, "problems", None)
             if callable(ask):
                 found += [f"arm {arm.name}: {why}" for task in tasks if (why := ask(task))]
     return found
@@ -208,25 +252,32 @@ def fitness_problems(arms: Iterable[Arm], tasks: Sequence[Task]) -> list[str]:
 
 
 def make_specs(
-    run_id: str, arms: Sequence[Arm], tasks: Sequence[Task], samples: int
+    run_id: str,
+    arms: Sequence[Arm],
+    tasks: Sequence[Task],
+    samples: int,
+    variants: Iterable[tuple[str, Task]] = (),
 ) -> tuple[RolloutSpec, ...]:
     """Every rollout of the run, in the order in which it is wanted.
 
     Tasks of one image stand together, so that warm sandboxes fit; arms interleave, so that a run
     that is stopped has something of each.
+
+    variants: arms by name, and a task as it is in that arm alone.
     """
-    arm_digests = [(arm.name, arm.digest) for arm in arms]
+    other = {(arm, task.id): task.digest for arm, task in variants}
     specs = []
     for task in _by_image(tasks):
-        digest = task.digest
-        groups = [group_id(run_id, arm_digest, digest) for _, arm_digest in arm_digests]
+        usual = task.digest
+        digests = [(arm, arm.digest, other.get((arm.name, task.id), usual)) for arm in arms]
+        groups = [group_id(run_id, arm_digest, digest) for _, arm_digest, digest in digests]
         for sample in range(samples):
-            for (name, arm_digest), group in zip(arm_digests, groups, strict=True):
+            for (arm, arm_digest, digest), group in zip(digests, groups, strict=True):
                 specs.append(
                     RolloutSpec(
                         trajectory_id=trajectory_id(run_id, arm_digest, digest, sample),
                         group_id=group,
-                        arm=name,
+                        arm=arm.name,
                         task_id=task.id,
                         sample=sample,
                         group_size=samples,

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from rollout.config import nearest
+from rollout.checks import nearest
 from rollout.errors import ConfigError, RolloutError
 from rollout.types import Plugin, canonical_json
 
@@ -95,7 +95,7 @@ def _argument_problems(
                 known = f"; known: {', '.join(parameters) or 'none'}"
                 yield f"{where}.{key}: unknown key{nearest(key, list(parameters)) or known}"
         elif key in hints and not fits(value, hints[key]):
-            yield f"{where}.{key}: must be {_spell(hints[key])}, was {value!r}"
+            yield f"{where}.{key}: must be {spelled(hints[key])}, was {value!r}"
     for name, parameter in parameters.items():
         needed = parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_KEYWORD,
@@ -164,11 +164,11 @@ _SPELLED = {
 }
 
 
-def _spell(hint: Any) -> str:
+def spelled(hint: Any) -> str:
     if hint in _SPELLED:
         return _SPELLED[hint]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_spell(arg) for arg in typing.get_args(hint))
+        return " or ".join(spelled(arg) for arg in typing.get_args(hint))
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 

@@ -16,8 +16,9 @@ from rollout.aio import shielded
 from rollout.capacity import Capacity as Capacity
 from rollout.capacity import Ramp
 from rollout.config import PoolConf
-from rollout.errors import SandboxError
-from rollout.sandbox.base import Engine, Sandbox, SandboxSpec
+from rollout.errors import BuildError, SandboxError
+from rollout.sandbox.base import Engine, Objects, Sandbox, SandboxSpec
+from rollout.sandbox.launching import launch
 
 
 @dataclass(slots=True)
@@ -34,8 +35,16 @@ class _Shelf:
 class WarmPool:
     """Hands out sandboxes: a warm one where the spec has one ready, a cold one otherwise."""
 
-    def __init__(self, engine: Engine, conf: PoolConf, capacity: Capacity) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        conf: PoolConf,
+        capacity: Capacity,
+        *,
+        objects: Objects | None = None,
+    ) -> None:
         self._engine = engine
+        self._objects = objects
         self._conf = conf
         self._limit = capacity.overcommitted(conf)
         self._used = Capacity()
@@ -120,7 +129,13 @@ class WarmPool:
         shelf.creating += 1
         try:
             async with self._ramp.slot():
-                return await self._engine.create(shelf.spec)
+                sandbox = await self._engine.create(shelf.spec)
+            try:
+                await launch(sandbox, self._objects)
+            except BaseException:
+                await shielded(sandbox.close())
+                raise
+            return sandbox
         except BaseException:
             self._give_back(shelf.spec)
             raise
@@ -228,7 +243,7 @@ class WarmPool:
     async def _make_spare(self, shelf: _Shelf) -> None:
         try:
             sandbox = await self._create(shelf)
-        except SandboxError:
+        except (BuildError, SandboxError):
             return  # The ramp has counted it; whoever claims this spec meets the error itself.
         if shelf.spec.fingerprint in self._shelves:
             shelf.ready.append(sandbox)

@@ -1,5 +1,6 @@
 """What one episode writes down as it goes, kept whatever happens next."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ from rollout.types import AgentStep, Event, Message, Phase
 
 CLIP_CHARS = 16_000
 """Longer text is kept in a row by its head and tail only."""
+ARTIFACTS_LIMIT_BYTES = 64 << 20
+ARTIFACTS_LIMIT = 1_000
+"""Of one attempt, as what stands beside its row."""
 
 
 def now() -> datetime:
@@ -33,6 +37,8 @@ class Transcript:
         self.events: list[Event] = []
         self.integrity: list[str] = []
         self.phases: list[Phase] = []
+        self.artifacts: dict[str, bytes] = {}
+        self._artifact_bytes = 0
         self._on_phase = on_phase
 
     def message(self, message: Message) -> int:
@@ -46,6 +52,23 @@ class Transcript:
         event = Event(at=at or now(), kind=kind, detail=clip(detail, 2_000))
         self.events.append(event)
         return event
+
+    def artifact(self, name: str, data: bytes) -> bool:
+        """Keep bytes beside the row, under this name or one like it; False, and an event for the
+        first, once there are too many."""
+        full = len(self.artifacts) >= ARTIFACTS_LIMIT
+        if full or self._artifact_bytes + len(data) > ARTIFACTS_LIMIT_BYTES:
+            if not any(event.kind == "artifacts_left_out" for event in self.events):
+                self.event("artifacts_left_out", f"{name}, {len(data)} bytes, and what came after")
+            return False
+        plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[-100:] or "artifact"
+        stem, number = plain, 1
+        while plain in self.artifacts:
+            number += 1
+            plain = f"{number}-{stem}"
+        self.artifacts[plain] = data
+        self._artifact_bytes += len(data)
+        return True
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -1,61 +1,94 @@
-"""What is on the machine that a run could have left behind, before and after.
+"""What runs leave behind on the machine, before and after: theirs, and nobody else's.
 
-    before = census()
-    ...
-    assert difference(before, census()) == {}
+    with left_clean() as here:
+        ...  # runs with `here.environment` and `engine.root_dir={here.root_dir}`
 
-Only what appears counts. What is going away needs a moment: a killed init is reaped, the kernel
-takes network namespaces apart in the background; so `difference` looks again until nothing new is
-left or the time is up. It sees the whole machine: runs of others meanwhile are in it.
+A process is theirs if it has the place's TMPDIR in its environment, which it got from whoever
+started it, or is in a control group of the place's root folder, as all in a sandbox are. So tests
+run side by side. Only what appears counts. What is going away needs a moment: a killed init is
+reaped, the kernel takes control groups apart in the background; so `difference` looks again until
+nothing new is left or the time is up.
 """
 
 import os
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from rollout.config import EngineConf
+import pytest
+
 from rollout.sandbox.cgroups import FOLDER
+from rollout.sandbox.owner import _mark
 
 Census = Mapping[str, frozenset[str]]
 
 SETTLE_S = 45.0
 """Thousands of network namespaces take the kernel about 40 s."""
-LOOK_AGAIN_S = 0.25
+LOOK_AGAIN_S = 0.1
 
-_OURS = re.compile(
-    r"rollout-box|-m rollout|rollout\.executor|bin/rollout\b|^rollout"
-    r"|\bray::|/raylet\b|gcs_server|ray/_private|ray/dashboard|ray/autoscaler|^ray"
-)
-_TEMPORARY = re.compile(r"\.?rollout|session_\d|plasma")
-_CGROUP = re.compile(r"^rollout")
+_TEMPORARY = re.compile(r"\.?rollout|ray|session_\d|plasma")
+"""Ours and Ray's; its dashboard, when killed, leaves empty folders of Python's multiprocessing."""
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Ray keeps its objects, in a file that it removes as soon as it is open."""
 
 
-def census(root_dir: str = EngineConf.root_dir) -> Census:
-    """Everything of ours on this machine now, by kind, each thing named so that one can find it."""
+@dataclass(frozen=True)
+class Place:
+    """Where the runs of a test leave all they leave."""
+
+    tmp: Path
+    """Short, since Ray's sockets are far below it."""
+    root_dir: Path
+    """Of their engines."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"TMPDIR": str(self.tmp)}
+
+
+@contextmanager
+def left_clean(root_dir: Path | None = None) -> Iterator[Place]:
+    """A place that must be as before at the end, unless the block failed anyway."""
+    with place(root_dir) as here:
+        before = census(here)
+        yield here
+        if left := difference(before, here):
+            pytest.fail(f"left behind: {left}")
+
+
+@contextmanager
+def place(root_dir: Path | None = None) -> Iterator[Place]:
+    tmp = Path(tempfile.mkdtemp(prefix="place-", dir="/tmp"))
+    try:
+        yield Place(tmp, root_dir or tmp / "engine")
+    finally:
+        shutil.rmtree(tmp)
+
+
+def census(here: Place) -> Census:
+    """Everything at this place now, by kind, each thing named so that one can find it."""
+    pids = list(_pids(here))
     return {
-        "processes": frozenset(_processes()),
-        "mounts": frozenset(_mounts()),
-        "cgroups": frozenset(_cgroups()),
-        "network namespaces": frozenset(_network_namespaces()),
-        "loop devices": frozenset(_loop_devices()),
-        "temporary files": frozenset(_temporary_files(Path(root_dir))),
+        "processes": frozenset(f"{pid} {_command(pid)[:200]}" for pid in pids),
+        "mounts": frozenset(_mounts(here)),
+        "cgroups": frozenset(cgroups(here.root_dir)),
+        "network namespaces": frozenset(_network_namespaces(pids)),
+        "loop devices": frozenset(loop_devices(here.root_dir)),
+        "temporary files": frozenset(_temporary_files(here)),
     }
 
 
-def difference(
-    before: Census,
-    after: Census,
-    *,
-    root_dir: str = EngineConf.root_dir,
-    settle_s: float = SETTLE_S,
-) -> dict[str, list[str]]:
+def difference(before: Census, here: Place, *, settle_s: float = SETTLE_S) -> dict[str, list[str]]:
     """What is there now and was not before, by kind, once it has had `settle_s` to go away."""
     give_up_s = time.monotonic() + settle_s
-    while (new := _new(before, after)) and time.monotonic() < give_up_s:
+    while (new := _new(before, census(here))) and time.monotonic() < give_up_s:
         time.sleep(LOOK_AGAIN_S)
-        after = census(root_dir)
     return new
 
 
@@ -64,29 +97,23 @@ def _new(before: Census, after: Census) -> dict[str, list[str]]:
     return {kind: names for kind, names in new.items() if names}
 
 
-def _processes() -> Iterator[str]:
-    own = set(_own_line())
-    for pid in _pids():
-        command = _command(pid)
-        if pid not in own and _OURS.search(command):
-            yield f"{pid} {command[:200]}"
-
-
-def _own_line() -> Iterator[int]:
-    """This process and those above it: what runs the tests is no leftover."""
-    pid = os.getpid()
-    while pid > 0:
-        yield pid
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        pid = int(stat.rpartition(")")[2].split()[1])
-
-
-def _pids() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+def _pids(here: Place) -> Iterator[int]:
+    """Not this process, and none that has ended and waits to be reaped."""
+    variable = f"TMPDIR={here.tmp}".encode()
+    group = f"/{FOLDER}/{_mark(here.root_dir)}-"
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) == os.getpid():
+            continue
+        try:
+            inside = group in (process / "cgroup").read_text()
+            inside = inside or variable in (process / "environ").read_bytes().split(b"\0")
+            if inside and (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                yield int(process.name)
+        except OSError:
+            continue
 
 
 def _command(pid: int) -> str:
-    """Empty for zombies, kernel threads and processes that have gone."""
     try:
         return (
             Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -95,53 +122,49 @@ def _command(pid: int) -> str:
         return ""
 
 
-def _mounts() -> Iterator[str]:
-    """With their ids: a second mount at the same place is a second thing."""
+def _mounts(here: Place) -> Iterator[str]:
+    """On, below or made of it, with their ids: a second mount at a point is a second thing."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        fields = left.split()
-        yield f"{fields[4]} {right.split()[0]} (mount {fields[0]})"
+        if str(here.tmp) in line or str(here.root_dir) in line:
+            left, _, right = line.partition(" - ")
+            fields = left.split()
+            yield f"{fields[4]} {right.split()[0]} (mount {fields[0]})"
 
 
-def _cgroups() -> Iterator[str]:
+def cgroups(root_dir: Path) -> Iterator[str]:
+    """Those of this root folder's owners, in every hierarchy."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         if right.split()[0] in ("cgroup", "cgroup2"):
-            yield from _groups_below(Path(left.split()[4]))
+            yield from _groups_below(Path(left.split()[4]) / FOLDER, f"{_mark(root_dir)}-*")
 
 
-def _groups_below(point: Path) -> Iterator[str]:
-    """What stands in or below a folder named `rollout…`, but not that fixed folder itself."""
-    for folder, names, _ in os.walk(point):
-        inside = any(map(_CGROUP.match, Path(folder).relative_to(point).parts))
-        ours = (name for name in names if inside or (_CGROUP.match(name) and name != FOLDER))
-        yield from (f"{folder}/{name}" for name in ours)
+def _groups_below(point: Path, owners: str) -> Iterator[str]:
+    for owner in point.glob(owners):
+        yield from (folder for folder, _, _ in os.walk(owner))
 
 
-def _network_namespaces() -> Iterator[str]:
-    """Those a process lives in, and those somebody keeps by a mount."""
-    for pid in _pids():
+def _network_namespaces(pids: list[int]) -> Iterator[str]:
+    """Those a process of the place lives in, but for the one it shares with this process."""
+    for pid in pids:
         try:
-            yield str(Path(f"/proc/{pid}/ns/net").readlink())
+            found = Path(f"/proc/{pid}/ns/net").readlink()
         except OSError:
             continue
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        root = line.split()[3]
-        if root.startswith("net:["):
-            yield root
+        if found != Path("/proc/self/ns/net").readlink():
+            yield str(found)
 
 
-def _loop_devices() -> Iterator[str]:
+def loop_devices(root_dir: Path) -> list[str]:
+    """Whose file is below this folder."""
+    found = []
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            yield f"{backing.parts[3]} {backing.read_text().strip()}"
-        except OSError:
-            continue
+        with suppress(OSError):
+            found.append(f"{backing.parts[3]} {backing.read_text().strip()}")
+    return [loop for loop in found if f" {root_dir}/" in loop]
 
 
-def _temporary_files(root_dir: Path) -> Iterator[str]:
-    for folder in (Path("/tmp"), Path("/tmp/ray"), Path("/dev/shm"), Path("/var/tmp")):
-        if folder.is_dir():
-            names = (path for path in folder.iterdir() if _TEMPORARY.match(path.name))
-            yield from map(str, names)
-    yield from map(str, root_dir.glob("owners/*"))
+def _temporary_files(here: Place) -> Iterator[str]:
+    yield from (str(path) for path in here.tmp.iterdir() if _TEMPORARY.match(path.name))
+    yield from map(str, SHARED_MEMORY.glob("plasma*"))
+    yield from map(str, here.root_dir.glob("owners/*"))

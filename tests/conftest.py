@@ -11,6 +11,10 @@ from pathlib import Path
 import boto3
 import pytest
 
+from rollout.errors import BuildError, SandboxError
+from rollout.sandbox.docker.daemon import find_daemon
+from tests.forked import Forked
+
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -18,6 +22,8 @@ CREDENTIALS = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 BUCKET = "rollout-tests"
+DEBIAN = "rollout-test-debian"
+"""The image that sandboxes of the Docker engine stand on; `make images` makes it."""
 
 
 def _native_missing() -> str:
@@ -34,14 +40,59 @@ def _may_have_user_namespaces() -> bool:
     return done.returncode == 0
 
 
+def _docker_missing() -> str:
+    """Why the Docker engine cannot be tested here; empty if it can."""
+    try:
+        daemon = find_daemon(timeout_s=10)
+    except SandboxError:
+        return "no Docker daemon answers: make docker images"
+    try:
+        daemon.image_id(DEBIAN, pull=False)
+    except (BuildError, SandboxError):
+        return f"the Docker daemon has no image {DEBIAN}: make images"
+    finally:
+        daemon.close()
+    return ""
+
+
+MISSING = {"native": _native_missing, "docker": _docker_missing}
+"""Marker to what tells why its tests are skipped."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without root the native tests are skipped and say why; in CI that would hide a failure."""
-    missing = _native_missing()
-    if not missing or os.environ.get("CI"):
-        return
+    _side_by_side(items)
+    _skip_what_is_missing(items)
+
+
+def _side_by_side(items: list[pytest.Item]) -> None:
+    """What `--dist loadgroup` may run at the same time: files, but only one Ray. It takes long, so
+    it comes first."""
     for item in items:
-        if item.get_closest_marker("native"):
-            item.add_marker(pytest.mark.skip(reason=missing))
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != "ray")
+
+
+def _skip_what_is_missing(items: list[pytest.Item]) -> None:
+    """What a machine lacks skips tests, which say why; in CI that would hide a failure."""
+    if os.environ.get("CI"):
+        return
+    for mark, why in MISSING.items():
+        marked = [item for item in items if item.get_closest_marker(mark)]
+        if marked and (missing := why()):
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=missing))
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Forked]:
+    """The command line, without the second that its imports take."""
+    made = Forked()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

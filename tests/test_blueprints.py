@@ -15,7 +15,7 @@ from rollout.sandbox.bases import parse_base
 from rollout.sandbox.memory import MemoryEngine
 from rollout.sandbox.native import NativeEngine
 from rollout.sandbox.steps import apply_steps, image_settings
-from rollout.types import Blueprint, BuildStep, Task, Tree, Verifier
+from rollout.types import Blueprint, BuildStep, Dockerfile, Task, Tree, Verifier
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ async def test_steps_are_applied_in_order() -> None:
 @pytest.mark.parametrize(
     ("step", "said"),
     [
-        (BuildStep(op="run"), "blueprint 'bad', step 2 of 2: 'run' is none of"),
+        (BuildStep(op="melt"), "blueprint 'bad', step 2 of 2: 'melt' is none of"),
         (
             BuildStep(op="put", dest="/app/x", tree=Tree.of({"y": ""})),
             r"blueprint 'bad', step 2 of 2 \(put 1 file in /app/x\)",
@@ -178,3 +178,14 @@ def test_bases_are_spelt_one_way() -> None:
     pin = "@sha256:" + "0" * 64
     for text in ("host", "host-frozen", f"host-frozen{pin}", "rootfs:/a@b:c", f"rootfs:/a@b{pin}"):
         assert str(parse_base(text)) == text
+
+
+def test_a_dockerfile_for_a_daemon_is_refused_where_there_is_none() -> None:
+    whole = Dockerfile(text="FROM a\nFROM b\n", needs="environment/Dockerfile:2: a second FROM")
+    task = Task(id="staged", instruction="x", blueprint=Blueprint(dockerfile=whole))
+    with pytest.raises(ConfigError) as told:
+        pin_bases([task], NATIVE)
+    assert str(told.value) == (
+        "task staged: environment/Dockerfile:2: a second FROM: only a Docker daemon can build "
+        "that; use engine=docker"
+    )

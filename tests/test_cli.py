@@ -14,6 +14,7 @@ import pytest
 
 import rollout
 from rollout.errors import ConfigError
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[1]
 TASK_TOML = 'version = "1.0"\n[metadata]\n[verifier]\ntimeout_sec = 20.0\n'
@@ -30,20 +31,14 @@ Cli = Callable[..., Said]
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
+def cli(tmp_path: Path, forked: Forked) -> Cli:
     """Runs `python -m rollout` in a folder of its own."""
 
     def call(*words: str, **variables: str) -> Said:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("HYDRA_")}
-        done = subprocess.run(
-            [sys.executable, "-m", "rollout", *words],
-            cwd=tmp_path,
-            env={**clean, "PYTHONPATH": str(ROOT), **variables},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        return Said(done.returncode, done.stdout, done.stderr)
+        env = {**clean, "PYTHONPATH": str(ROOT), **variables}
+        done = forked.run(list(words), cwd=tmp_path, env=env, timeout_s=120)
+        return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return call
 

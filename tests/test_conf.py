@@ -6,8 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from rollout import plugins
+from rollout.checks import AT_MOST, CHOICES, MAY_BE_ZERO, problems
 from rollout.compose import compose, composed_of, conf_dir, restore, spelled_for_hydra
-from rollout.config import AT_MOST, CHOICES, MAY_BE_ZERO, RunConf, problems
+from rollout.config import RunConf
 from rollout.errors import ConfigError
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -20,9 +21,13 @@ OPTIONS = sorted(
 NEEDED = {
     ("experiment", "harbor"): ["task.path=tasks"],
     ("experiment", "jsonl"): ["task.path=tasks.jsonl"],
+    ("experiment", "eval"): ["model.name=m", "model.urls=[http://127.0.0.1:8000/v1]"],
     ("task", "harbor"): ["task.path=tasks"],
     ("task", "jsonl"): ["task.path=tasks.jsonl"],
     ("agent", "script"): ["agent.script=ls"],
+    ("agent", "command"): ["agent.name=mine", "agent.command=ls"],
+    ("model", "openai"): ["model.name=m", "model.urls=[http://127.0.0.1:8000/v1]"],
+    ("model", "scripted"): ["model.script=replies.json"],
     ("store", "s3"): ["store.uri=s3://bucket/prefix"],
 }
 """What an option leaves to its user, as `???` or as an incomplete URI."""
@@ -77,7 +82,7 @@ def test_every_option_lists_every_argument_so_that_none_needs_a_plus(
 def test_the_quickstart_needs_no_word_more() -> None:
     composed = compose(["+experiment=quickstart"])
     assert composed.conf.samples == 8
-    assert (composed.conf.engine.kind, composed.conf.executor.kind) == ("native", "ray")
+    assert (composed.conf.engine.kind, composed.conf.executor.kind) == ("auto", "ray")
     assert [dict(point.settings) for point in composed.points] == [
         {"agent": "oracle"},
         {"agent": "nop"},
@@ -87,7 +92,7 @@ def test_the_quickstart_needs_no_word_more() -> None:
 def test_every_rule_about_values_names_a_key_that_exists() -> None:
     conf = OmegaConf.structured(RunConf)
     for key in {*CHOICES, *MAY_BE_ZERO, *AT_MOST}:
-        assert OmegaConf.select(conf, key, throw_on_missing=True) is not None, key
+        assert OmegaConf.select(conf, key, default="nowhere") != "nowhere", key
     assert problems(RunConf()) == []
 
 
@@ -98,6 +103,11 @@ def test_every_rule_about_values_names_a_key_that_exists() -> None:
     ("overrides", "said"),
     [
         (["samplez=3"], ["samplez: unknown key", '"samples"']),
+        (["blueprint.sise=small"], ["blueprint.sise: unknown key", '"size"']),
+        (["blueprint.size=smal"], ["blueprint.size: 'smal'", "x_small", '"small"']),
+        (["blueprint.resources.memory=1"], ["resources.memory: unknown key", '"memory_mb"']),
+        (["blueprint.build_network=public"], ["blueprint.build_network", "none, host"]),
+        (["blueprint.resources.cpu=0"], ["blueprint.resources.cpu", "above 0"]),
         (["+experimnt=quickstart"], ["experimnt", '"+experiment=…"']),
         (["experiment=quickstart"], ["+experiment=quickstart"]),
         (["+experiment=quickstar"], ["experiment", "'quickstar'", '"quickstart"']),

@@ -133,6 +133,39 @@ async def test_ok_is_scored_and_told_whole(bench: Bench) -> None:
     assert row.trainable
 
 
+class TellingScorer:
+    """What a file holds is its output."""
+
+    async def score(self, task: Task, sandbox: Sandbox, deadline: Deadline) -> Verdict:
+        return Verdict(
+            reward=1.0, scores=(), output=(await sandbox.read_file("/tmp/starts")).decode()
+        )
+
+
+@pytest.mark.parametrize(
+    ("mode", "seen"),
+    [
+        (ScoreMode.SHARED, "started, agent"),
+        (ScoreMode.FORK, "started, agent"),
+        (ScoreMode.FRESH, "started"),
+    ],
+)
+async def test_what_is_done_at_launch_is_not_done_again_on_what_the_agent_left(
+    bench: Bench, mode: ScoreMode, seen: str
+) -> None:
+    async def act(box: Sandbox, record: Recorder) -> StopReason:
+        await box.exec(["sh", "-c", "printf ', agent' >> /tmp/starts; rm /app/given"])
+        return StopReason.COMPLETED
+
+    start = BuildStep(op="run", argv=("sh", "-c", "printf started >> /tmp/starts"))
+    agents = (("codex", "1.2.3", "npm:codex@1.2.3"),)
+    own = dataclasses.replace(HOME, launch=(start,), ready="test -e /app/given", agents=agents)
+    task = dataclasses.replace(TASK, blueprint=own, verifier=Verifier(mode=mode))
+    row = await roll(bench, act, TellingScorer(), task)
+    assert (row.outcome, row.scorer_output) == (Outcome.OK, seen)
+    assert row.agents == agents
+
+
 @pytest.mark.parametrize(
     ("stop", "outcome"),
     [

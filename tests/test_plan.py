@@ -16,6 +16,7 @@ from rollout.plan import (
     limit_problems,
     make_arms,
     make_specs,
+    mode_problems,
     refuse_changes,
     stand,
     under_logged_names,
@@ -24,7 +25,9 @@ from rollout.types import (
     Arm,
     Blueprint,
     Outcome,
+    Output,
     Resources,
+    ScoreMode,
     Task,
     Tree,
     Verifier,
@@ -148,7 +151,29 @@ def test_a_model_is_refused_while_nobody_would_speak_to_it() -> None:
         arms_of("+model.name=some-model")
 
 
+def test_trust_is_part_of_an_arm() -> None:
+    assert digest_of("verifier.trust=system") != digest_of()
+
+
 # ---------------------------------------------------------------- tasks
+
+
+def test_fresh_scoring_of_a_task_without_outputs_is_refused_by_name() -> None:
+    fresh, fork = arms_of(*SCRIPT, "verifier.mode=fresh"), arms_of(*SCRIPT, "verifier.mode=fork")
+    declared = arms_of(*SCRIPT)
+    artifacts = (Output(source="/logs/artifacts"),)
+    own = Verifier(mode=ScoreMode.FRESH)
+    nothing, harbor = task("nothing"), task("harbor", outputs=artifacts)
+    says = task("says", outputs=(Output(source="/app"),))
+    (one, two) = mode_problems(fresh, [nothing, harbor, says])
+    assert one.startswith("task nothing: verifier.mode=fresh")
+    assert two.startswith("task harbor: ")
+    assert "verifier.mode=fork" in one
+    assert mode_problems(fork, [nothing, harbor, says]) == []
+    assert mode_problems(declared, [nothing, harbor, says]) == []
+    # A task that is itself for a fresh scorer may mean just its artifacts.
+    assert mode_problems(declared, [task("separate", outputs=artifacts, verifier=own)]) == []
+    assert len(mode_problems(declared, [task("empty", verifier=own)])) == 1
 
 
 def test_what_tasks_leave_open_is_filled_and_shows_in_their_digest() -> None:

@@ -12,7 +12,7 @@ from rollout.errors import SandboxError
 from rollout.pool import WarmPool
 from rollout.sandbox.base import Image, Sandbox, SandboxSpec
 from rollout.sandbox.memory import MemoryEngine
-from rollout.types import Blueprint, Resources
+from rollout.types import Blueprint, BuildStep, Resources, Tree
 
 MACHINE = Capacity(cpu=2, memory_mb=1000, disk_mb=10_000, pids=10_000)
 EXACT = PoolConf(overcommit_cpu=1, overcommit_memory=1, overcommit_disk=1, overcommit_pids=1)
@@ -118,6 +118,8 @@ async def test_a_request_never_gets_a_sandbox_with_other_settings(
         "resources": Resources(pids=7),
         "network": "public",
         "sudo": True,
+        "launch": (BuildStep(op="put", dest="/data", tree=Tree.of({"x": "1"})),),
+        "ready": "test -d /tmp",
     }
     wanted = SandboxSpec(image=image)
     other = dataclasses.replace(wanted, **{field: changed[field]})  # type: ignore[arg-type]

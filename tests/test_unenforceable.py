@@ -26,7 +26,8 @@ def prepared(tmp_path: Path, *overrides: str) -> build.Job:
     lines.write_text('{"id": "one", "instruction": "go", "command": "true"}\n')
     places = [f"task.path={lines}", f"store.uri={tmp_path}/runs", f"engine.root_dir={tmp_path}"]
     sweep = ["+experiment=jsonl", "sweep.agent=[nop]", "resources.pids=null"]
-    return build.prepare(compose([*sweep, *places, *overrides]))
+    engine = [] if "engine=memory" in overrides else ["engine=native"]
+    return build.prepare(compose([*sweep, *engine, *places, *overrides]))
 
 
 @pytest.mark.parametrize("scratch", ["disk", "tmpfs"])

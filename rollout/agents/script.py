@@ -69,14 +69,15 @@ class Script:
             sandbox,
             [self._shell, "-c", self._script],
             shown=self._script,
-            env=_fields(task, deadline),
+            env=task_fields(task, deadline),
             user=task.agent_user,
             deadline=deadline,
             record=record,
         )
 
 
-def _fields(task: Task, deadline: Deadline) -> dict[str, str]:
+def task_fields(task: Task, deadline: Deadline) -> dict[str, str]:
+    """The task as environment variables."""
     return {
         "TASK_ID": task.id,
         "TASK_INSTRUCTION": task.instruction,

@@ -17,6 +17,8 @@ python -m rollout show RUN [TRAJECTORY]              the rollouts of a run, the 
 python -m rollout retry RUN [outcome=[a,b]]          make rollouts again that ended so
 python -m rollout shell RUN TRAJECTORY               look around in what a rollout left
 python -m rollout shell --blueprint NAME             a shell in a fresh sandbox
+python -m rollout blueprint build NAME               make an image; also: show, hash, bake
+python -m rollout objects put PATH                   keep a file or folder; prints its id
 python -m rollout doctor                             what this machine can and cannot do
 
 experiments

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from rollout.build import Job
 from rollout.dataset.reader import open_dataset
-from rollout.types import Resources, count_by
+from rollout.sandbox.steps import describe
+from rollout.types import Blueprint, Resources, count_by
 
 GUESS_CORE_S = 0.1
 """Of one rollout whose agent ends at once, when nothing was measured yet."""
@@ -30,6 +31,8 @@ def _lines(job: Job) -> Iterator[str]:
     yield from _some("arms", _arms(job))
     yield from _some("images", _images(job))
     yield from _some("sandbox", _sandboxes(job))
+    yield from _some("launch", _launches(job))
+    yield from _some("agents", _agents(job))
     yield f"runs on   engine {run.engine.kind}, executor {run.executor.kind}"
     yield f"in flight up to {_in_flight(job)} rollouts"
     yield f"takes     {_estimate(job)}"
@@ -55,21 +58,48 @@ def _arms(job: Job) -> list[str]:
 
 def _images(job: Job) -> list[str]:
     """By base: most tasks have an image of their own, with their own files."""
-    blueprints = {task.blueprint.image_digest: task.blueprint for task in job.plan.tasks}
-    tasks = count_by(task.blueprint.base for task in job.plan.tasks)
-    images = count_by(blueprint.base for blueprint in blueprints.values())
+    blueprints = {each.image_digest: each for each in _blueprints(job)}
+    tasks = count_by(_base(each) for each in _blueprints(job))
+    images = count_by(_base(each) for each in blueprints.values())
     return [f"{images[base]} on base {base}, for {count} tasks" for base, count in tasks.items()]
+
+
+def _blueprints(job: Job) -> list[Blueprint]:
+    """Of each task, and where arms have another of each arm."""
+    variants = (task for _, task in job.plan.variants)
+    return [task.blueprint for task in (*job.plan.tasks, *variants)]
+
+
+def _base(blueprint: Blueprint) -> str:
+    return "a Dockerfile" if blueprint.dockerfile else blueprint.base
+
+
+def _launches(job: Job) -> list[str]:
+    """What is done at each launch, by blueprint; nothing where that is nothing."""
+    kinds = count_by("; ".join(_launch(each)) for each in _blueprints(job))
+    return [f"{kind}: {count} tasks" for kind, count in kinds.items() if kind]
+
+
+def _launch(blueprint: Blueprint) -> Iterator[str]:
+    yield from (describe(step) for step in blueprint.launch)
+    if blueprint.ready:
+        yield f"ready when `{blueprint.ready}`"
+
+
+def _agents(job: Job) -> list[str]:
+    kinds = {agent: None for blueprint in _blueprints(job) for agent in blueprint.agents}
+    return [f"{name} {version} ({source})" for name, version, source in kinds]
 
 
 def _sandboxes(job: Job) -> list[str]:
     kinds = count_by(
-        f"{_limits(task.blueprint.resources)}, network {task.blueprint.network}"
-        for task in job.plan.tasks
+        f"{limits_told(each.resources)}, network {each.network}" for each in _blueprints(job)
     )
     return [f"{kind}: {count} tasks" for kind, count in kinds.items()]
 
 
-def _limits(resources: Resources) -> str:
+def limits_told(resources: Resources) -> str:
+    """Those that were asked for, in words."""
     asked = {
         "cpu": resources.cpu,
         "memory MB": resources.memory_mb,

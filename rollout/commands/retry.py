@@ -4,10 +4,11 @@ import sys
 from collections.abc import Sequence
 
 from rollout import build
+from rollout.checks import nearest
 from rollout.commands.run import run
 from rollout.commands.where import STORE_WORDS, place_of, read_words
 from rollout.compose import Composed, restore
-from rollout.config import StoreConf, nearest
+from rollout.config import StoreConf
 from rollout.dataset.log import CommitLog
 from rollout.dataset.reader import open_dataset
 from rollout.errors import ConfigError, StoreError

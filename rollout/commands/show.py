@@ -17,7 +17,7 @@ python -m rollout show RUN [TRAJECTORY] [store.uri=…] [store.endpoint_url=…]
 RUN         a run's name below store.uri (default: runs), its folder, or s3://bucket/prefix/run
 TRAJECTORY  the first letters of an id from the table; without it: all rollouts, worst first
 """
-COLUMNS = ["trajectory_id", "arm", "task_id", "sample_index", "outcome", "reward"]
+COLUMNS = ["trajectory_id", "arm", "task_id", "sample_index", "outcome", "reward", "integrity"]
 CANDIDATES = 10
 
 

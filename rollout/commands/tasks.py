@@ -1,7 +1,8 @@
 """`tasks check PATH`: gold must score 1 and an empty attempt 0, by the real pipeline.
 
-A task whose gold passes only where the agent's own processes still run (`verifier.mode=shared`)
-is listed, since training wants a clean scoring sandbox.
+A task whose gold passes only where the scorer takes over the agent's system, too
+(`verifier.trust=system`), or only where its processes still run (`verifier.mode=shared`), is
+listed: the first is what installing software takes, the second no clean scoring sandbox.
 """
 
 import sys
@@ -25,6 +26,11 @@ key=value  any key of a run, such as 'task.include=[a*]' or engine=memory
 GOLD, EMPTY = "agent=oracle", "agent=nop"
 FAILED = 1
 ERROR_CHARS = 120
+MORE_TRUST = (
+    ("with verifier.mode=fork verifier.trust=system", "check-system", "fork", "system"),
+    ("in shared mode", "check-shared", "shared", "as_declared"),
+)
+"""What gold is tried with that failed: in words, the run's name, its mode and its trust."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +60,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(path: str, overrides: Sequence[str], folder: str) -> int:
-    """Run both agents over all tasks, then gold again in shared mode where it failed."""
+    """Run both agents over all tasks, then gold again with more trust where it failed."""
     composed = _composed(path, overrides, folder)
     endings = _run(composed, folder)
     if endings is None:
         return INTERRUPTED
     failing = [task for task, arms in endings.items() if not _solved(arms.get(GOLD))]
-    shared = _run(_in_shared_mode(composed, failing), folder) if failing else {}
-    if shared is None:
-        return INTERRUPTED
-    only_shared = [task for task in failing if _solved(shared.get(task, {}).get(GOLD))]
+    only: dict[str, list[str]] = {}
+    for setting, name, mode, trust in MORE_TRUST:
+        again = _run(_trusting(composed, failing, name, mode, trust), folder) if failing else {}
+        if again is None:
+            return INTERRUPTED
+        only[setting] = [task for task in failing if _solved(again.get(task, {}).get(GOLD))]
+        failing = [task for task in failing if task not in only[setting]]
     bad = [task for task, arms in endings.items() if not _as_it_should(arms)]
-    show(sys.stdout, text("\n".join([*_table(endings), *_closing(endings, bad, only_shared)])))
+    show(sys.stdout, text("\n".join([*_table(endings), *_closing(endings, bad, only)])))
     return FAILED if bad else 0
 
 
@@ -76,9 +85,11 @@ def _composed(path: str, overrides: Sequence[str], folder: str) -> Composed:
     return compose([*own, *place, *overrides])
 
 
-def _in_shared_mode(composed: Composed, tasks: Sequence[str]) -> Composed:
+def _trusting(
+    composed: Composed, tasks: Sequence[str], name: str, mode: str, trust: str
+) -> Composed:
     for conf in (composed.conf, *(point.conf for point in composed.points)):
-        conf.name, conf.verifier.mode = "check-shared", "shared"
+        conf.name, conf.verifier.mode, conf.verifier.trust = name, mode, trust
     composed.conf.task["include"] = list(tasks)
     composed.conf.task["limit"] = None
     return composed
@@ -120,8 +131,11 @@ def _cell(ending: Ending | None) -> str:
     return f"{ending or 'nothing'!s:<14}"
 
 
-def _closing(endings: Endings, bad: Sequence[str], only_shared: Sequence[str]) -> Iterable[str]:
-    if only_shared:
-        yield f"gold passes only in shared mode: {', '.join(only_shared)}"
+def _closing(
+    endings: Endings, bad: Sequence[str], only: Mapping[str, Sequence[str]]
+) -> Iterable[str]:
+    for setting, tasks in only.items():
+        if tasks:
+            yield f"gold passes only {setting}: {', '.join(tasks)}"
     right = len(endings) - len(bad)
     yield f"{right} of {len(endings)} tasks are right: gold scores 1, an empty attempt 0"

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rollout.config import StoreConf, nearest
+from rollout.checks import nearest
+from rollout.config import StoreConf
 from rollout.errors import ConfigError
 
 STORE_WORDS = ("store.uri", "store.endpoint_url", "store.region")

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -78,6 +78,8 @@ def read_part(
     filter: Any = None,
 ) -> pa.Table:
     """The part's rows in their order; `source` is its content or where it lies on this machine."""
+    import pyarrow.dataset as pads
+
     format = pads.ParquetFileFormat() if part.path.endswith(".parquet") else pads.IpcFileFormat()
     if isinstance(source, bytes):
         fragment = format.make_fragment(pa.BufferReader(source))
@@ -88,4 +90,4 @@ def read_part(
 
 def without(table: pa.Table, trajectory_ids: Collection[str]) -> pa.Table:
     """The rows of all other trajectories, in the same order."""
-    return table.filter(~pads.field("trajectory_id").isin(sorted(trajectory_ids)))
+    return table.filter(~pc.field("trajectory_id").isin(sorted(trajectory_ids)))

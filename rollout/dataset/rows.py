@@ -73,6 +73,10 @@ def _row(t: Trajectory) -> dict[str, Any]:
         "blueprint_digest": t.blueprint_digest or None,
         "agent_name": t.agent_name,
         "agent_version": t.agent_version or None,
+        "agents": [
+            {"name": name, "version": version, "source": source}
+            for name, version, source in t.agents
+        ],
         "model_name": t.model_name or None,
         "started_at": t.started_at,
         "finished_at": t.finished_at,
@@ -132,6 +136,9 @@ def _story(t: Trajectory) -> dict[str, Any]:
         "num_tool_calls": sum(len(message.tool_calls) for message in t.messages),
         "num_sequences": 0,
         "capture_level": "text",
+        "prompt_tokens": t.prompt_tokens,
+        "completion_tokens": t.completion_tokens,
+        "cost_usd": t.cost_usd,
         "phases": [{"name": p.name, "start": p.start, "ms": p.ms} for p in t.phases],
         "events": [{"at": e.at, "kind": e.kind, "detail": e.detail} for e in t.events],
     }
@@ -175,6 +182,13 @@ def _step_row(number: int, s: AgentStep) -> dict[str, Any]:
         "env_ms": s.env_ms,
         "finish_reason": s.finish_reason,
         "error": s.error,
+        "model_name": s.model_name,
+        "api": s.api,
+        "prompt_tokens": s.prompt_tokens,
+        "completion_tokens": s.completion_tokens,
+        "cached_tokens": s.cached_tokens,
+        "cost_usd": s.cost_usd,
+        "extra": None if s.thread is None else json.dumps({"thread": s.thread}),
     }
 
 
@@ -214,7 +228,11 @@ def _trajectory(row: Mapping[str, Any]) -> Trajectory:
         split=row["split"] or "",
         agent_name=row["agent_name"],
         agent_version=row["agent_version"] or "",
+        agents=tuple((a["name"], a["version"], a["source"]) for a in row.get("agents") or ()),
         model_name=row["model_name"] or "",
+        prompt_tokens=row["prompt_tokens"],
+        completion_tokens=row["completion_tokens"],
+        cost_usd=row["cost_usd"],
         arm_digest=row["arm_digest"],
         started_at=_utc(row["started_at"]),
         finished_at=_utc(row["finished_at"]),
@@ -258,6 +276,13 @@ def _step(s: Mapping[str, Any]) -> AgentStep:
         env_ms=s["env_ms"],
         finish_reason=s["finish_reason"],
         error=s["error"],
+        model_name=s["model_name"],
+        api=s["api"],
+        prompt_tokens=s["prompt_tokens"],
+        completion_tokens=s["completion_tokens"],
+        cached_tokens=s["cached_tokens"],
+        cost_usd=s["cost_usd"],
+        thread=json.loads(s["extra"])["thread"] if s["extra"] else None,
     )
 
 

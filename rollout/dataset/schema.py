@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _S, _I64, _I32, _F64, _F32 = pa.string(), pa.int64(), pa.int32(), pa.float64(), pa.float32()
 _BOOL = pa.bool_()
@@ -116,6 +116,7 @@ TRAJECTORIES = _versioned(
         *_optional(attempts=pa.list_(_ATTEMPT), limits_enforced=pa.list_(_S)),
         *_optional(events=pa.list_(_struct(at=_TS, kind=_S, detail=_S)), integrity=pa.list_(_S)),
         *_optional(node=_S, sandbox_id=_S, artifacts=pa.list_(_ARTIFACT), extra=_S),
+        *_optional(agents=pa.list_(_struct(name=_S, version=_S, source=_S))),
     ],
     "trajectories",
 )

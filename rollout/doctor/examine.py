@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from rollout.doctor import cgroups, kernel, limits, software
+from rollout.doctor import cgroups, docker, kernel, limits, software
 from rollout.doctor.base import Finding, Level, Wishes, fail
 
 CHECKS: tuple[Callable[[Wishes], Iterator[Finding]], ...] = (
     kernel.check,
     cgroups.check,
     limits.check,
+    docker.check,
     software.check,
 )
 

@@ -1,23 +1,19 @@
-"""What is installed or answers beside the kernel: compiler, Docker, Ray, the dataset's store."""
+"""What is installed or answers beside the kernel: compiler, Ray, the dataset's store."""
 
-import http.client
 import importlib.metadata
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 
 from rollout.dataset.store import open_store
 from rollout.doctor.base import Finding, Wishes, fail, ok, warn
 from rollout.errors import StoreError
 from rollout.sandbox.init.build import BINARY
 
-DOCKER_TIMEOUT_S = 3.0
 RAY_TIMEOUT_S = 60.0
 SAFE_THRESHOLD = 0.98
 
@@ -28,7 +24,6 @@ _THRESHOLD = "RAY_memory_usage_threshold"
 
 def check(wishes: Wishes) -> Iterator[Finding]:
     yield _init_binary()
-    yield _docker()
     yield from _ray(wishes)
     if wishes.store:
         yield _store(wishes)
@@ -45,40 +40,6 @@ def _init_binary() -> Finding:
         return ok(name, "not built yet; ziglang will build it at the first start")
     change = "`apt-get install gcc libc6-dev`, or `pip install ziglang`"
     return fail(name, "not built, and no C compiler is there", change)
-
-
-def _docker() -> Finding:
-    """Optional: the native engine needs none."""
-    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    if not host.startswith("unix://"):
-        return ok("Docker", f"DOCKER_HOST is {host}, not tried; nothing here needs it")
-    path = host.removeprefix("unix://")
-    if not Path(path).exists():
-        return ok("Docker", f"no daemon at {path}; nothing here needs one")
-    try:
-        version = _docker_version(path)
-    except (OSError, ValueError, http.client.HTTPException) as exc:
-        change = f"start it, or add yourself to the group that owns {path}; nothing here needs it"
-        return warn("Docker", f"{path}: {type(exc).__name__}: {exc}", change)
-    return ok("Docker", f"version {version} answers at {path}")
-
-
-def _docker_version(path: str) -> str:
-    class Connection(http.client.HTTPConnection):
-        def connect(self) -> None:
-            self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(DOCKER_TIMEOUT_S)
-            self.sock.connect(path)
-
-    connection = Connection("localhost", timeout=DOCKER_TIMEOUT_S)
-    try:
-        connection.request("GET", "/version")
-        answer = json.loads(connection.getresponse().read(1 << 20))
-        if not isinstance(answer, dict) or "Version" not in answer:
-            raise ValueError("it answers, but not with its version")
-        return str(answer["Version"])
-    finally:
-        connection.close()
 
 
 def _ray(wishes: Wishes) -> Iterator[Finding]:

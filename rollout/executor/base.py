@@ -12,12 +12,14 @@ from rollout.config import (
     EngineConf,
     ExecutorConf,
     Keeping,
+    ObjectsConf,
     PoolConf,
     RetryConf,
     StoreConf,
     TimeoutsConf,
 )
 from rollout.dataset.base import CommitReply, CommitRequest
+from rollout.gateway.settings import ModelPlan
 from rollout.types import Arm, Attempt, Lease, RolloutSpec, Task
 
 
@@ -30,6 +32,8 @@ class RunPlan:
     """The run's root: a folder, or `s3://bucket/prefix/run_id`."""
     arms: tuple[Arm, ...]
     tasks: tuple[Task, ...]
+    variants: tuple[tuple[str, Task], ...] = ()
+    """Arms by name, and a task as it is there alone: with the arm's own blueprint."""
     specs: tuple[RolloutSpec, ...]
     """The whole plan, what is already done included; images that come next stand together."""
     engine: EngineConf
@@ -38,7 +42,11 @@ class RunPlan:
     timeouts: TimeoutsConf
     executor: ExecutorConf
     store: StoreConf
+    objects: ObjectsConf = field(default_factory=ObjectsConf)
+    """Its `uri` is absolute."""
     keep: Keeping = Keeping()
+    models: tuple[tuple[str, ModelPlan], ...] = ()
+    """Arms by name, and the model of each that has one."""
     limits_to_hold: tuple[str, ...] = ()
     """Of `cpu memory disk pids`: a worker whose engine cannot enforce one of these does not work.
     """

@@ -25,6 +25,7 @@ def lost_trajectory(
         split=task.split,
         agent_name=agent.name,
         agent_version=agent.version,
+        agents=task.blueprint.agents,
         arm_digest=arm.digest,
         started_at=last.started_at,
         finished_at=last.finished_at,

@@ -8,6 +8,8 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ SANDBOX_HOST = "sandbox_host"
 
 HOSTS_WAIT_S = 8.0
 CONNECT_S = 5.0
+START_WAIT_S = 60.0
 OBJECT_STORE_BYTES = 256 << 20
 """Only small records cross Ray, so our own start takes little memory from the sandboxes."""
 
@@ -83,19 +86,20 @@ class Cluster:
         # first token of a process, so that stays in the environment.
         self._home.keep_token(os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32)))
         self.dashboard_hint = f"it asks for a token: cat {self._home.token_file}"
-        context = ray.init(
-            address="local",
-            namespace=NAMESPACE,
-            resources={SANDBOX_HOST: 1},
-            include_dashboard=conf.dashboard,
-            dashboard_host="127.0.0.1",
-            dashboard_port=_free_port(conf.dashboard_port),
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(self._home.path),
-        )
+        with _alone():
+            context = ray.init(
+                address="local",
+                namespace=NAMESPACE,
+                resources={SANDBOX_HOST: 1},
+                include_dashboard=conf.dashboard,
+                dashboard_host="127.0.0.1",
+                dashboard_port=_free_port(conf.dashboard_port),
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(self._home.path),
+            )
         _check_guarded()
         return context
 
@@ -174,6 +178,23 @@ def _check_guarded() -> None:
             f"RAY_AUTH_MODE is {mode!r}: the Ray started for this run would be open to every user "
             "of this machine; unset it, or set it to `token`"
         )
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One start at a time of this user: a port is found free some seconds before Ray takes it.
+
+    Whoever waits too long starts all the same; at worst it is told that the port is taken.
+    """
+    give_up_s = time.monotonic() + START_WAIT_S
+    with socket.socket(socket.AF_UNIX) as lock:
+        while time.monotonic() < give_up_s:
+            try:
+                lock.bind(f"\0rollout-start-{os.getuid()}")  # a name without a file, gone with us
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield
 
 
 def _free_port(wanted: int) -> int:

@@ -27,11 +27,16 @@ from rollout.executor.engines import make_engine
 from rollout.executor.lost import lost_trajectory
 from rollout.executor.meter import Meter, Unmetered, state_of
 from rollout.executor.pulse import Pulse
+from rollout.gateway.access import ModelService
+from rollout.gateway.upstreams.make import make_upstream
+from rollout.objects.store import ObjectStore
+from rollout.objects.where import open_objects
 from rollout.plugins import make
 from rollout.pool import WarmPool
 from rollout.sandbox.base import Engine, SandboxSpec
+from rollout.sandbox.made import make_spec
 from rollout.scorers.base import Scorer
-from rollout.types import Artifact, Lease, count_by
+from rollout.types import Artifact, Blueprint, Lease, RolloutSpec, Task, count_by
 
 BEAT_S = 1.0
 """At most this long between two heartbeats; a fifth of the lease's time to live if less."""
@@ -68,9 +73,12 @@ class Worker:
         self._share = share
         self._meter = meter or Unmetered()
         self._tasks = {task.id: task for task in plan.tasks}
+        self._variants = {(arm, task.id): task for arm, task in plan.variants}
         self._arms = {arm.name: arm for arm in plan.arms}
         self._agents: dict[str, Agent] = {}
         self._scorers: dict[str, Scorer] = {}
+        self._models: dict[str, ModelService] = {}
+        """Arm to its model, where it has one."""
         self._running: dict[str, asyncio.Task[None]] = {}
         self._phases: dict[str, str] = {}
         self._returning: set[str] = set()
@@ -85,6 +93,7 @@ class Worker:
         self._stopped = asyncio.Event()
         self._helpers: list[asyncio.Task[None]] = []
         """What runs beside the episodes: the observer, and warming up."""
+        self._objects: ObjectStore
         self._engine: Engine
         self._pool: WarmPool
         self._store: Store
@@ -120,16 +129,24 @@ class Worker:
         for arm in plan.arms:
             self._agents[arm.name] = make(arm.agent)
             self._scorers[arm.name] = make(arm.scorer)
+        for arm_name, model in plan.models:
+            upstream = await stack.enter_async_context(make_upstream(model))
+            self._models[arm_name] = ModelService(plan=model, upstream=upstream)
         self._store = await asyncio.to_thread(
             open_store, plan.run_uri, endpoint_url=plan.store.endpoint_url, region=plan.store.region
         )
         stack.callback(self._store.close)
-        self._engine = make_engine(plan.engine, f"{plan.run_id}-{self._name}")
+        self._objects = await asyncio.to_thread(
+            open_objects, plan.objects, plan.store, root_dir=plan.engine.root_dir
+        )
+        stack.callback(self._objects.close)
+        owner = f"{plan.run_id}-{self._name}"
+        self._engine = make_engine(plan.engine, owner, self._objects)
         stack.push_async_callback(lambda: shielded(self._engine.close()))
         await self._engine.start()
         self._check_limits()
         capacity = Capacity.of_machine(plan.engine.root_dir, self._share)
-        self._pool = WarmPool(self._engine, plan.pool, capacity)
+        self._pool = WarmPool(self._engine, plan.pool, capacity, objects=self._objects)
         stack.push_async_callback(lambda: shielded(self._pool.close()))
         await self._pool.start()
         most = min(plan.executor.episodes_per_worker, plan.pool.max_sandboxes)
@@ -218,7 +235,7 @@ class Worker:
     async def _start_all(self, episodes: asyncio.TaskGroup, reply: LeaseReply) -> None:
         refused = []
         for lease in reply.leases:
-            name, task = lease.spec.trajectory_id, self._tasks[lease.spec.task_id]
+            name, task = lease.spec.trajectory_id, self._task(lease.spec)
             if not self._draining and self._admission.enter(name, demand_of(task)):
                 self._phases[name] = ""
                 self._running[name] = episodes.create_task(self._episode(lease))
@@ -250,14 +267,22 @@ class Worker:
             self._helpers.append(asyncio.create_task(self._expect(wanted)))
 
     async def _expect(self, wanted: Mapping[str, int]) -> None:
-        specs = []
+        specs: list[tuple[SandboxSpec, int]] = []
         for task_id, count in wanted.items():
-            blueprint = self._tasks[task_id].blueprint
-            # A blueprint that cannot be built fails each of its episodes, which tell why.
-            with contextlib.suppress(RolloutError):
-                image = await self._engine.build(blueprint)
-                specs.append((SandboxSpec.for_blueprint(image, blueprint), count))
+            for blueprint in self._blueprints(task_id):
+                # A blueprint that cannot be built fails each of its episodes, which tell why.
+                with contextlib.suppress(RolloutError):
+                    spec = await make_spec(self._engine, blueprint, self._objects)
+                    specs.append((spec, count))
         self._pool.expect(specs)
+
+    def _task(self, spec: RolloutSpec) -> Task:
+        return self._variants.get((spec.arm, spec.task_id)) or self._tasks[spec.task_id]
+
+    def _blueprints(self, task_id: str) -> list[Blueprint]:
+        """Of all arms: whichever of them come next, spares that nobody claims are few."""
+        tasks = (self._variants.get((arm, task_id)) or self._tasks[task_id] for arm in self._arms)
+        return list({task.blueprint.digest: task.blueprint for task in tasks}.values())
 
     # ---------------------------------------------------------------- one episode
 
@@ -282,7 +307,7 @@ class Worker:
 
     async def _attempt(self, lease: Lease) -> Ended:
         spec, plan = lease.spec, self._plan
-        task, arm, agent = self._tasks[spec.task_id], self._arms[spec.arm], self._agents[spec.arm]
+        task, arm, agent = self._task(spec), self._arms[spec.arm], self._agents[spec.arm]
         if lease.record_only:
             lost = lost_trajectory(lease, task, arm, agent, run_id=plan.run_id, node=self._node)
             return Ended(trajectory=lost)
@@ -294,6 +319,8 @@ class Worker:
             node=self._node,
             worker=self._name,
             keep=plan.keep,
+            objects=self._objects,
+            model=self._models.get(spec.arm),
         )
 
         def on_phase(phase: str) -> None:

@@ -184,6 +184,11 @@ def _remarks(summary: RunSummary) -> list[str]:
             f"{missing} of {summary.planned} rollouts have no reward; they count nowhere as zero"
         )
     for arm in summary.arms:
+        if arm.flagged:
+            remarks.append(
+                f"{arm.arm}: {arm.flagged} of {arm.committed} rollouts show signs of tampering "
+                f"({counted(arm.signs)}); `show RUN` marks them, `show RUN TRAJECTORY` tells more"
+            )
         if arm.pass_at_k_tasks < arm.tasks:
             remarks.append(
                 f"{arm.arm}: pass@{arm.k} covers the {arm.pass_at_k_tasks} of {arm.tasks} tasks "

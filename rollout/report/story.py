@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollout.report.render import UNKNOWN, duration, number, printable, text
+from rollout.scorers.integrity import kind_of
 from rollout.transcript import clip
 from rollout.types import AgentStep, Message, Outcome, Phase, Trajectory
 
@@ -27,10 +28,11 @@ ROLE_STYLES = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "m
 
 
 def rollouts_table(table: pa.Table) -> RenderableType:
-    """One line for each rollout of `arm, task_id, sample_index, outcome, reward, trajectory_id`."""
+    """One line for each rollout of `arm, task_id, sample_index, outcome, reward, integrity,
+    trajectory_id`."""
     shown = table.slice(0, ROWS_SHOWN).to_pylist()
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in ("trajectory", "arm", "task", "sample", "outcome", "reward"):
+    for name in ("trajectory", "arm", "task", "sample", "outcome", "reward", "signs"):
         made.add_column(name, overflow="fold", no_wrap=name == "trajectory")
     for row in shown:
         made.add_row(
@@ -40,6 +42,7 @@ def rollouts_table(table: pa.Table) -> RenderableType:
             str(row["sample_index"]),
             _outcome(Outcome(row["outcome"])),
             number(row["reward"]),
+            text(", ".join(dict.fromkeys(map(kind_of, row.get("integrity") or ()))), "bold red"),
         )
     if table.num_rows <= ROWS_SHOWN:
         return made

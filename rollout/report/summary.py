@@ -5,7 +5,7 @@ is never a zero, in no mean and in no interval.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rollout.dataset.reader import RolloutDataset
 from rollout.dataset.state import RunState
 from rollout.report.estimates import Floats, Interval, mean_interval, pass_at_k, percentiles
+from rollout.scorers.integrity import kind_of
 from rollout.types import Outcome, count_by
 
 COLUMNS = (
@@ -26,6 +27,7 @@ COLUMNS = (
     "reward",
     "phases",
     "attempts",
+    "integrity",
 )
 PASS = 1.0
 """A rollout passes when its reward is at least this."""
@@ -68,6 +70,10 @@ class ArmSummary:
     stages: Mapping[str, StageTime]
     attempts_failed: int
     """Attempts that ended in an outcome of ours, retried or not."""
+    flagged: int = 0
+    """Rollouts with signs of tampering."""
+    signs: Mapping[str, int] = field(default_factory=dict)
+    """Kind of sign to how many rollouts have one."""
 
     @property
     def coverage(self) -> float | None:
@@ -132,6 +138,7 @@ def _arm(name: str, table: pa.Table, planned: int, samples: int) -> ArmSummary:
     task_names, task = np.unique(scored["task_id"].to_numpy(), return_inverse=True)
     n = np.bincount(task, minlength=len(task_names))
     passed = np.bincount(task[rewards >= PASS], minlength=len(task_names))
+    flagged = _kinds_of_signs(rows)
     k = samples or pc.max(rows["group_size"]).as_py() or 1
     return ArmSummary(
         arm=name,
@@ -148,6 +155,8 @@ def _arm(name: str, table: pa.Table, planned: int, samples: int) -> ArmSummary:
         outcomes=count_by(sorted(rows["outcome"].to_pylist())),
         stages=_stages(rows),
         attempts_failed=_failed_attempts(rows),
+        flagged=len(flagged),
+        signs=count_by(sorted(kind for kinds in flagged for kind in kinds)),
     )
 
 
@@ -175,6 +184,12 @@ def _stages(rows: pa.Table) -> dict[str, StageTime]:
 def _stage_time(times_ms: Floats) -> StageTime:
     p50, p95 = percentiles(times_ms)
     return StageTime(n=len(times_ms), p50_ms=p50, p95_ms=p95)
+
+
+def _kinds_of_signs(rows: pa.Table) -> list[set[str]]:
+    """Of each rollout that has any."""
+    signs = rows["integrity"].to_pylist()
+    return [{kind_of(sign) for sign in row} for row in signs if row]
 
 
 def _failed_attempts(rows: pa.Table) -> int:

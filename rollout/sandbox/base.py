@@ -12,7 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from rollout.types import Blueprint, Resources, Tree, digest_of
+from rollout.types import (
+    Blueprint,
+    BuildStep,
+    Changes,
+    Resources,
+    Tree,
+    Workspace,
+    digest_of,
+)
 
 OUTPUT_LIMIT_BYTES = 1 << 20
 """Default cap of stdout and of stderr, each."""
@@ -62,7 +70,11 @@ class SandboxSpec:
     user: str = ""
     resources: Resources = Resources()
     network: str = "none"
+    """`none`; `host` only while an image is built."""
     sudo: bool = False
+    launch: tuple[BuildStep, ...] = ()
+    """Done by `launching.launch` in each new sandbox, before anybody gets it."""
+    ready: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -79,6 +91,8 @@ class SandboxSpec:
             resources=blueprint.resources,
             network=blueprint.network,
             sudo=blueprint.sudo,
+            launch=blueprint.launch,
+            ready=blueprint.ready,
         )
 
 
@@ -98,6 +112,32 @@ class ResourceAlert:
     """One of `ALERT_LEVELS`."""
     detail: str
     """How much is used of how much, in words."""
+
+
+class Objects(Protocol):
+    """Where engines find what is too large to travel in a blueprint, and share what they built."""
+
+    async def tree(self, object_id: str) -> Tree:
+        """A stored tar, unpacked and checked, or a blob as a tree of one entry named `blob`.
+
+        BuildError when it is missing, when its content is not what the id says, or when a tar
+        holds what TreeRefused is for.
+        """
+
+    async def fetch(self, name: str, target: Path) -> bool:
+        """Write the shared file `name` to `target`; False when nobody has shared it yet."""
+
+    async def share(self, name: str, source: Path) -> None:
+        """Keep a file for other nodes; the first to share a name wins. StoreError if it cannot."""
+
+    async def save(self, object_id: str, target: Path) -> None:
+        """Write the bytes of an object to a new file; BuildError as of `tree`."""
+
+    async def made(self, name: str) -> str | None:
+        """The id of the object that was kept under `name`, by whatever node."""
+
+    async def keep(self, name: str, tree: Tree) -> str:
+        """Make an object of a tree and keep it under `name`; its id, or that of who came first."""
 
 
 class Process(Protocol):
@@ -306,10 +346,14 @@ class Engine(Protocol):
         """
 
     @property
+    def unusable(self) -> str:
+        """Why it cannot run on this machine, as far as can be seen without making anything."""
+
+    @property
     def features(self) -> frozenset[str]:
         """Which of `pty ports programs users states` its sandboxes have; `programs`: real ones, on
         a kernel; `users`: more than their root; `states`: what they wrote can be exported and
-        restored."""
+        restored; `dockerfile`: images can be built of a whole Dockerfile, whatever it says."""
 
     async def start(self) -> None:
         """Take ownership, sweep what dead owners left, make ready to create."""
@@ -324,6 +368,18 @@ class Engine(Protocol):
         """Drop an image made by `snapshot` or `end_as_image`: no more sandboxes are made of it.
 
         Those that stand on it live on, and its files go with the last of them.
+        """
+
+    async def changes(self, image: Image, below: Image, workspace: Workspace) -> Changes:
+        """What the sandbox that left `image`, and stood on `below`, wrote outside of the workspace.
+
+        Told by the host's own look at its files: nothing inside can keep a name out of it.
+        """
+
+    async def keep_only(self, image: Image, below: Image, workspace: Workspace) -> Image:
+        """A new image: of what that sandbox wrote the workspace alone, all else as `below` has it.
+
+        `image` stays; both are the caller's to discard.
         """
 
     async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:

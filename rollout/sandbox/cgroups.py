@@ -23,9 +23,10 @@ from rollout.sandbox.controllers import (
     held_by_processes,
     held_in,
     read_key,
+    read_number,
     write_text,
 )
-from rollout.sandbox.memory_groups import MemoryGroup, MemoryGroups, hand_down
+from rollout.sandbox.memory_groups import Batches, MemoryGroup, MemoryGroups, hand_down
 from rollout.types import Resources
 
 FOLDER = "rollout"
@@ -35,6 +36,8 @@ EACH_UP_TO = 2_000
 """Live memory directories of one owner from which on `auto` makes groups: each costs 22 KiB, and
 16 bytes for each file system that was ever mounted at one time, of which a sandbox has four."""
 NO_PROCESSES_TIMEOUT_S = 10.0
+TAKE_BACK_TRIES = 10
+TAKE_BACK_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,11 @@ class Hierarchies:
             write_text(top / "cgroup.kill", "1")
             _await_empty(top)
         for point in self.mount_points:
-            _remove_directories(point / FOLDER / owner)
+            top = point / FOLDER / owner
+            for child in _directories(top):
+                _remove_directories(child)
+            _take_back(top)
+            _remove_directories(top)
             with suppress(OSError):  # other owners are still below it
                 (point / FOLDER).rmdir()
 
@@ -159,6 +166,7 @@ class Cgroups:
         self._mode = memory
         self._group_size = group_size
         self._shared: MemoryGroups | None = None
+        self._batches: Batches | None = None
         self._alone: set[str] = set()
         """Sandboxes with a memory directory of their own."""
         self._in_v2: frozenset[str] = frozenset()
@@ -183,6 +191,8 @@ class Cgroups:
             except OSError:
                 continue
             self._in_v1[name] = point / FOLDER / self._owner
+        if "memory" in self._in_v1:
+            self._batches = Batches(self._in_v1["memory"])
 
     def _delegate(self, top: Path) -> frozenset[str]:
         """Hand v2's controllers down to `top`; those that some level refuses cannot be used."""
@@ -214,10 +224,15 @@ class Cgroups:
         }
         held = [name for name in asked if name in self.limits]
         group: MemoryGroup | None = None
+        places = dict(self._in_v1)
         if "memory" in held and self._in_group():
             group = self._groups().join(sandbox, resources.memory_mb or 0)
         elif "memory" in held:
             self._alone.add(sandbox)
+            if self._batches is not None:
+                batch = self._batches.join(sandbox)
+                # With all that one hierarchy holds: a process is in one place of it.
+                places = {n: batch if top == places["memory"] else top for n, top in places.items()}
         v2 = self._home(group, alone="memory" in held) / sandbox
         joins: dict[Path, None] = {}
         writes: list[tuple[Path, str]] = []
@@ -228,7 +243,7 @@ class Cgroups:
                 limits.append(group.limit_of(sandbox, v2))
                 continue
             in_v2 = name in self._in_v2
-            folder = v2 if in_v2 else self._in_v1[name] / sandbox
+            folder = v2 if in_v2 else places[name] / sandbox
             if not in_v2:
                 joins[folder] = None
             limit = _limit(name, asked[name], folder, in_v2=in_v2)
@@ -247,6 +262,11 @@ class Cgroups:
         """The sandbox has ended; its memory group, if it was in one, to settle or to remove."""
         self._alone.discard(sandbox)
         return self._groups().leave(sandbox) if self._shared is not None else None
+
+    def leave_batch(self, sandbox: str) -> Path | None:
+        """The folder above its memory directory, if that is to be emptied and removed now: after
+        those of all who were in it, whose removal was asked for before."""
+        return self._batches.leave(sandbox) if self._batches is not None else None
 
     def _in_group(self) -> bool:
         return self._mode == "group" or (self._mode == "auto" and len(self._alone) >= EACH_UP_TO)
@@ -295,6 +315,24 @@ def _await_empty(folder: Path) -> None:
     deadline = time.monotonic() + NO_PROCESSES_TIMEOUT_S
     while read_key(folder / "cgroup.events", "populated") and time.monotonic() < deadline:
         time.sleep(0.002)
+
+
+def _take_back(folder: Path) -> None:
+    """Page cache charged to what was removed below `folder`, see `Batches`.
+
+    The first try may only have the kernel write out what is dirty; then it is free a moment later.
+    """
+    for _ in range(TAKE_BACK_TRIES):
+        try:
+            if read_number(folder / "memory.usage_in_bytes"):
+                write_text(folder / "memory.force_empty", "0")
+            elif used := read_number(folder / "memory.current"):
+                write_text(folder / "memory.reclaim", str(used))
+        except OSError:
+            pass  # in version 2: not all of it
+        if not read_key(folder / "memory.stat", "total_cache"):
+            return
+        time.sleep(TAKE_BACK_PAUSE_S)
 
 
 def _remove_directories(folder: Path) -> None:

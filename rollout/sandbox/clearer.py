@@ -45,14 +45,24 @@ class Clearer:
             self._process.send(line)
 
     def clear(
-        self, cgroups: Sequence[Path], trees: Sequence[Path], subvolumes: Sequence[Path] = ()
+        self,
+        cgroups: Sequence[Path],
+        trees: Sequence[Path],
+        subvolumes: Sequence[Path] = (),
+        *,
+        batch: Path | None = None,
     ) -> "asyncio.Future[None]":
         """Remove all of it, each if it is there; done when it is tried. What stays is logged, and
-        is the next sweep's, since it lies below its owner."""
+        is the next sweep's, since it lies below its owner. `batch`: see `memory_groups.Batches`."""
         self._count += 1
         number = str(self._count)
-        fields = [*(f"cgroup={path}" for path in cgroups), *(f"tree={path}" for path in trees)]
-        fields += [f"subvolume={path}" for path in subvolumes]
+        fields = [
+            *(f"tree={path}" for path in trees),
+            *(f"subvolume={path}" for path in subvolumes),
+        ]
+        # Last, for what memory is charged for goes with the files.
+        fields += [f"cgroup={path}" for path in cgroups]
+        fields += [f"batch={batch}"] if batch is not None else []
         line = "\t".join((number, *fields))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (line, done)

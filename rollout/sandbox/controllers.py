@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -185,9 +186,14 @@ def memory_writes(folder: Path, memory_mb: int, *, in_v2: bool) -> Writes:
         return [(folder / "memory.max", amount), (folder / "memory.swap.max", "0")]
     swap = folder / "memory.memsw.limit_in_bytes"
     writes = [(folder / "memory.limit_in_bytes", amount)]
-    if (folder.parent / swap.name).exists():
+    if _counts_swap(folder.parent):
         writes.append((swap, amount))
     return writes
+
+
+@lru_cache(maxsize=64)
+def _counts_swap(above: Path) -> bool:
+    return (above / "memory.memsw.limit_in_bytes").exists()
 
 
 def killed_for_memory(folder: Path, *, in_v2: bool) -> int:

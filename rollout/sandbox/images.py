@@ -12,8 +12,8 @@ import fcntl
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from rollout.sandbox.owner import owning, remove_tree
 from rollout.sandbox.skeleton import Skeleton, make_folders_of
 from rollout.sandbox.survey import COVERED
 
+STACKS = 256
 BUILD_WAIT_TIMEOUT_S = 3600.0
 
 
@@ -48,6 +49,8 @@ class Stacks:
     usr: tuple[tuple[int, Path], ...]
     top_uid: int
     """Of the topmost layer: a sandbox in the same range needs no mapping of ids."""
+    fields: tuple[tuple[str, str], ...]
+    """The same, as the launcher's request has it."""
 
 
 class ImageStore:
@@ -56,6 +59,8 @@ class ImageStore:
     def __init__(self, root_dir: Path) -> None:
         self._root_dir = root_dir
         self._layers: dict[str, Layer] = {}
+        self._stacks: dict[tuple[str, ...], Stacks] = {}
+        """Of the images in use, since sandboxes come in numbers."""
         self._elsewhere: dict[str, Path] = {}
         """Where this process sees adopted layers."""
 
@@ -70,29 +75,43 @@ class ImageStore:
         return (self.folder(name) / "layer.json").exists()
 
     def stacks(self, names: tuple[str, ...]) -> Stacks:
-        """SandboxError if a layer is gone."""
+        """SandboxError if a layer is gone that was not asked for before."""
+        if names not in self._stacks:
+            if len(self._stacks) >= STACKS:
+                self._stacks.clear()
+            self._stacks[names] = self._stack(names, {})
+        return self._stacks[names]
+
+    def stacks_here(self, names: tuple[str, ...]) -> Stacks:
+        """As this process finds the layers, not as the launcher does."""
+        return self._stack(names, self._elsewhere)
+
+    def _stack(self, names: tuple[str, ...], seen: Mapping[str, Path]) -> Stacks:
         root: list[tuple[int, Path]] = []
         usr: list[tuple[int, Path]] = []
-        layers = [(self.folder(name), self._read(name)) for name in reversed(names)]
+        layers = [(seen.get(name, self.folder(name)), self.layer(name)) for name in reversed(names)]
         for folder, layer in layers:
             uppers = layer.uppers or ("root", *(("usr",) if (folder / "usr").is_dir() else ()))
             root.append((layer.uid_base, folder / uppers[0]))
             usr += [(layer.uid_base, folder / part) for part in uppers[1:]]
             if layer.live_usr:
                 usr.append((0, Path("/usr")))
-        return Stacks(tuple(root), tuple(usr), layers[0][1].uid_base)
+        fields = [("root", f"{first}:{path}") for first, path in root]
+        fields += [("usr", f"{first}:{path}") for first, path in usr]
+        return Stacks(tuple(root), tuple(usr), layers[0][1].uid_base, tuple(fields))
 
     def parts(self, name: str, place: Path) -> tuple[dict[str, Path], int]:
         """The layer's own folders, `root` and maybe `usr`, and the first uid of their owners.
 
         `place`: where the host finds the layer.
         """
-        layer = self._read(name)
+        layer = self.layer(name)
         uppers = zip(("root", "usr"), layer.uppers or ("root", "usr"), strict=False)
         folders = {part: place / upper for part, upper in uppers}
         return {part: path for part, path in folders.items() if path.is_dir()}, layer.uid_base
 
-    def _read(self, name: str) -> Layer:
+    def layer(self, name: str) -> Layer:
+        """How its files are owned and what its folders are called; SandboxError if it is gone."""
         if name not in self._layers:
             try:
                 text = (self.folder(name) / "layer.json").read_text()
@@ -109,13 +128,14 @@ class ImageStore:
 
     def _seen(self, name: str) -> dict[str, Path]:
         """Where this process sees `root` and maybe `usr` of a layer."""
-        folder, names = self._elsewhere.get(name, self.folder(name)), self._read(name).uppers
+        folder, names = self._elsewhere.get(name, self.folder(name)), self.layer(name).uppers
         parts = zip(("root", "usr"), names or ("root", "usr"), strict=False)
         return {part: folder / upper for part, upper in parts if (folder / upper).is_dir()}
 
     def adopt(self, name: str, layer: Layer, seen_at: Path) -> None:
         """Remember a layer that this process sees elsewhere than the launcher does."""
         self._layers[name] = layer
+        self._stacks.clear()
         self._elsewhere[name] = seen_at
 
     def forget(self, prefix: str) -> None:
@@ -127,6 +147,7 @@ class ImageStore:
         """Give a layer another name; the first to do so wins."""
         self.publish(self.folder(name), target)
         self._layers.pop(name, None)
+        self._stacks.clear()
 
     def publish(self, sealed: Path, target: str) -> None:
         """Give a sealed folder its name; it is gone from where it was, whoever came first."""
@@ -140,11 +161,12 @@ class ImageStore:
 
     def drop(self, name: str) -> None:
         self._layers.pop(name, None)
+        self._stacks.clear()
         remove_tree(self.folder(name))
 
     def merge(self, chain: tuple[str, ...], view: Path, uid_base: int, name: str) -> None:
         """Make the layer `name` of all but the lowest of `chain`, which `view` shows. Blocks."""
-        base, above = self._read(chain[0]), [self._seen(each) for each in reversed(chain[1:])]
+        base, above = self.layer(chain[0]), [self._seen(each) for each in reversed(chain[1:])]
         made = self.folder(name)
         made.mkdir(mode=0o700)
         try:
@@ -201,9 +223,22 @@ async def take_upper(source: Path, target: Path, *, copy: bool) -> None:
         try:
             await asyncio.to_thread(source.rename, target)
         except OSError:
-            await take_upper(source, target, copy=True)
+            await _copy(source, target, "--reflink=auto")
         return
-    command = ("cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target))
+    await _copy(source, target, "--reflink=auto")
+
+
+async def link_upper(source: Path, target: Path) -> None:
+    """A second set of folders over the same files, none of which may ever be changed in place."""
+    try:
+        await _copy(source, target, "--link")
+    except SandboxError:  # such as for a file that has as many names as it can
+        await asyncio.to_thread(remove_tree, target)
+        await _copy(source, target, "--reflink=auto")
+
+
+async def _copy(source: Path, target: Path, how: str) -> None:
+    command = ("cp", "-a", how, "-T", "--", str(source), str(target))
     process = await asyncio.create_subprocess_exec(
         *owning(command, of=_who_holds(source)),
         stdin=asyncio.subprocess.DEVNULL,
@@ -212,7 +247,8 @@ async def take_upper(source: Path, target: Path, *, copy: bool) -> None:
     try:
         _, errors = await process.communicate()
     except asyncio.CancelledError:
-        process.kill()
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            process.kill()
         await process.wait()
         raise
     if process.returncode:

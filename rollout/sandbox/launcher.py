@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -42,14 +42,26 @@ class Launched:
 class Launcher:
     """One launcher process that works in `folder` (see init/mounts.c for what stands there)."""
 
-    def __init__(self, folder: Path, keep_mounted: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep_mounted: Sequence[Path],
+        dropped: Callable[[str, str], None] = lambda name, why: None,
+    ) -> None:
+        """`dropped` is told of each room that will never be used, and why it could not be made, if
+        that is the reason."""
         self._folder = folder
+        self._dropped = dropped
         self._keep_mounted = keep_mounted
         self._process = LineProcess("the launcher", self._hear, self._all_lost)
         self._ready: asyncio.Future[str] | None = None
         self._mounting: asyncio.Future[Path] | None = None
         self._creating: dict[str, asyncio.Future[tuple[int, int]]] = {}
         self._living: dict[str, asyncio.Future[int | None]] = {}
+        self._asked: set[str] = set()
+        """Those of them that were told to end."""
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        """Who waits for the end of one; each may give up without touching `_living`."""
         self._holding: dict[str, asyncio.Future[None]] = {}
 
     @property
@@ -89,6 +101,14 @@ class Launcher:
         path = Path(f"/proc/{self.pid}/fd/{scratch}") if scratch >= 0 else None
         return Launched(pid=pid, scratch=path, ended=ended)
 
+    def order(self, room: str, fields: Sequence[tuple[str, str]]) -> None:
+        """Make a room ahead (see init/rooms.c), for a `create` with the field `room`."""
+        self._process.send("\t".join(("room", room, *(f"{key}={value}" for key, value in fields))))
+
+    def drop(self, room: str) -> None:
+        """Have it no more, and then say so by `dropped`."""
+        self._process.send(f"drop\t{room}")
+
     async def mount_volume(self, image: Path) -> Path:
         """Mount a btrfs image in place of the one before; where the host finds its top folder."""
         self._mounting = asyncio.get_running_loop().create_future()
@@ -109,12 +129,22 @@ class Launcher:
 
         Its mounts go a moment later, unless `unmount` waits for them: its files may then be moved.
         """
-        ended = self._living.get(sandbox)
-        if ended is None:
+        if sandbox not in self._living:
             return
-        self._process.send(f"{'unmount' if unmount else 'kill'}\t{sandbox}")
+        if unmount:
+            self._process.send(f"unmount\t{sandbox}")
+        elif sandbox not in self._asked:
+            self._process.send(f"kill\t{sandbox}")
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(sandbox, []).append(gone)
         async with asyncio.timeout(END_TIMEOUT_S):
-            await asyncio.shield(ended)
+            await gone
+
+    def ask_to_end(self, sandbox: str) -> None:
+        """Kill it, for a `kill` that is to wait for its end."""
+        if self.alive and sandbox in self._living:
+            self._process.send(f"kill\t{sandbox}")
+            self._asked.add(sandbox)
 
     def hold(self, sandbox: str, still: bool) -> "asyncio.Future[None]":
         """Stop all of its processes, or let them go on; done once they have been signaled."""
@@ -145,7 +175,9 @@ class Launcher:
                 else:
                     _settle(self._mounting, Path(f"/proc/{self.pid}/fd/{fd}"))
             case ["exited", sandbox, status]:
-                _settle(self._living.pop(sandbox), int(status))
+                self._ended(sandbox, int(status))
+            case ["dropped", room, why]:
+                self._dropped(room, why)
             case ["signaled", sandbox, trouble]:
                 if trouble:
                     log.warning("sandbox %s: %s", sandbox, trouble)
@@ -153,7 +185,7 @@ class Launcher:
                     _settle(signaled, None)
             case ["error", sandbox, text] if sandbox in self._creating:
                 created = self._creating.pop(sandbox)
-                _settle(self._living.pop(sandbox), None)
+                self._ended(sandbox, None)
                 if not created.done():
                     created.set_exception(
                         SandboxError(f"sandbox {sandbox} could not be made: {text}")
@@ -169,10 +201,15 @@ class Launcher:
         for sandbox, created in self._creating.items():
             if not created.done():
                 created.set_exception(SandboxLost(f"sandbox {sandbox}: the launcher has died"))
-        for ended in self._living.values():
-            _settle(ended, None)
+        for sandbox in list(self._living):
+            self._ended(sandbox, None)
         self._creating.clear()
-        self._living.clear()
+
+    def _ended(self, sandbox: str, status: int | None) -> None:
+        _settle(self._living.pop(sandbox), status)
+        self._asked.discard(sandbox)
+        for gone in self._waiting.pop(sandbox, ()):
+            _settle(gone, None)
 
 
 def _settle(future: "asyncio.Future[T]", value: T) -> None:

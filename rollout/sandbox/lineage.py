@@ -42,6 +42,10 @@ class Lineage:
         if kept:
             self._layers[who] = kept
 
+    def made_by_sandboxes(self, layers: Sequence[str]) -> bool:
+        """Whether any of these layers is one that a sandbox left."""
+        return any(layer in self._standing for layer in layers)
+
     def discard(self, image: Image) -> list[str]:
         """Layers that nobody stands on any more; fine if the image is none of ours."""
         if image.digest in self._layers:

@@ -30,6 +30,8 @@ class LineProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._stdin = self._stdout = -1
         self._unsent = bytearray()
+        self._is_full = False
+        """Its stdin: the rest is sent when it has room."""
         self._partial = b""
 
     @property
@@ -45,6 +47,7 @@ class LineProcess:
 
     async def start(self, argv: Sequence[str | Path]) -> None:
         self._unsent.clear()
+        self._is_full = False
         self._partial = b""
         theirs_in, self._stdin = os.pipe2(os.O_CLOEXEC)
         self._stdout, theirs_out = os.pipe2(os.O_CLOEXEC)
@@ -106,16 +109,18 @@ class LineProcess:
                 return
 
     def _write(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while self._unsent:
                 del self._unsent[: os.write(self._stdin, self._unsent)]
         except BlockingIOError:
-            loop.add_writer(self._stdin, self._write)
+            self._is_full = True
+            asyncio.get_running_loop().add_writer(self._stdin, self._write)
             return
         except OSError:
             self._unsent.clear()  # it has ended, which its stdout tells
-        loop.remove_writer(self._stdin)
+        if self._is_full:
+            self._is_full = False
+            asyncio.get_running_loop().remove_writer(self._stdin)
 
     def _close_stdin(self) -> None:
         if self._stdin >= 0:

@@ -1,8 +1,9 @@
-"""Memory directories that several sandboxes share, for where one each would cost too much.
+"""Memory directories above those of single sandboxes.
 
-A group's limit is the sum of its members' limits. So together they take no more than was given
-out, but one that takes more than its part has its neighbours' processes killed as well as its own:
-all members belong to one owner, each process has an rlimit, and the watcher looks at the rest.
+Groups are shared by several sandboxes, for where one each would cost too much. A group's limit is
+the sum of its members' limits. So together they take no more than was given out, but one that takes
+more than its part has its neighbours' processes killed as well as its own: all members belong to
+one owner, each process has an rlimit, and the watcher looks at the rest. Batches only stand above.
 """
 
 from collections.abc import Collection
@@ -17,6 +18,9 @@ from rollout.sandbox.controllers import (
     memory_writes,
     write_text,
 )
+
+BATCH = 256
+"""Memory directories of ended sandboxes that the kernel may keep while one in the batch lives."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +57,49 @@ class MemoryGroup:
             for file, text in memory_writes(self.folder, written, in_v2=self.in_v2) * 2:
                 with suppress(OSError):
                     write_text(file, text)
+
+
+class Batches:
+    """Folders of version 1, each above the memory directories of some hundred sandboxes.
+
+    What a dead sandbox left in the page cache stays charged to its memory directory, and while
+    any is left the kernel keeps all it knew of that directory, 22 KiB and more, removed or not.
+    Such rests can only be asked back from above, which asks those that live there too: so from
+    right above them, and once all of them have ended.
+    """
+
+    def __init__(self, top: Path, *, size: int = BATCH) -> None:
+        self._top = top
+        self._size = size
+        self._living: dict[Path, set[str]] = {}
+        self._of: dict[str, Path] = {}
+        self._open = top
+        self._room = 0
+        self._made = 0
+
+    def join(self, sandbox: str) -> Path:
+        """The folder for this sandbox's directory; made at once."""
+        if not self._room:
+            self._made += 1
+            self._open = self._top / f"b{self._made}"
+            self._open.mkdir()
+            self._room = self._size
+            self._living[self._open] = set()
+        self._room -= 1
+        self._living[self._open].add(sandbox)
+        self._of[sandbox] = self._open
+        return self._open
+
+    def leave(self, sandbox: str) -> Path | None:
+        """The folder it was in, if nobody lives there and nobody will: to be emptied, removed."""
+        folder = self._of.pop(sandbox, None)
+        if folder is None:
+            return None
+        self._living[folder].discard(sandbox)
+        if self._living[folder] or (folder == self._open and self._room):
+            return None
+        del self._living[folder]
+        return folder
 
 
 class MemoryGroups:

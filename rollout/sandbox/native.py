@@ -11,17 +11,20 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rollout.aio import shielded
-from rollout.config import CHOICES, EngineConf
+from rollout.checks import CHOICES
+from rollout.config import EngineConf
 from rollout.errors import BuildError, ConfigError, SandboxError, TreeRefused
-from rollout.sandbox.base import Image, SandboxSpec
-from rollout.sandbox.bases import HOST, KINDS, parse_base
+from rollout.sandbox.base import Image, Objects, SandboxSpec
+from rollout.sandbox.bases import HOST, IMAGE, KINDS, OCI, parse_base
+from rollout.sandbox.builder import Builder, Ground
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies, limits_in_sight
 from rollout.sandbox.chains import Chains
 from rollout.sandbox.clearer import Clearer
@@ -31,18 +34,21 @@ from rollout.sandbox.images import (
     ImageStore,
     Layer,
     Stacks,
-    building,
     fresh_name,
+    link_upper,
     take_upper,
 )
 from rollout.sandbox.launcher import Launched, Launcher
 from rollout.sandbox.lineage import Lineage, fork
 from rollout.sandbox.native_sandbox import NativeSandbox
+from rollout.sandbox.oci_layers import OciLayers
 from rollout.sandbox.owner import Owner, Slots, remove_tree
+from rollout.sandbox.prune import Part, changes, parts_of, prune
 from rollout.sandbox.restore import restore_layer
+from rollout.sandbox.rooms import Recipe, Room, Rooms
 from rollout.sandbox.rootfs import BaseLayers
 from rollout.sandbox.scratch import Scratch, Scratches
-from rollout.sandbox.steps import apply_steps, changes_files, image_settings
+from rollout.sandbox.shared_layers import SharedLayers
 from rollout.sandbox.unprivileged import (
     LIMITS_OF_USER,
     NoCgroups,
@@ -50,10 +56,11 @@ from rollout.sandbox.unprivileged import (
     OneId,
     folder_of_user,
     is_ordinary_user,
+    may_make_namespaces,
 )
 from rollout.sandbox.volume import MOUNTED_AT, Volume
 from rollout.sandbox.watcher import Watcher
-from rollout.types import Blueprint, digest_of
+from rollout.types import Blueprint, Changes, Workspace
 
 NAME = "native"
 FEATURES = frozenset({"pty", "ports", "programs", "users", "states"})
@@ -88,13 +95,18 @@ class _Made:
     """Its /usr is an overlay of its own."""
     on_disk: bool
     """What is kept of it must outlive the engine."""
+    room: Room | None
+    """Ordered ahead, and with luck made."""
 
 
 class NativeEngine:
     """Drives one launcher. `start` and all else belong to one event loop."""
 
-    def __init__(self, conf: EngineConf, *, owner: str = "") -> None:
+    def __init__(
+        self, conf: EngineConf, *, owner: str = "", objects: Objects | None = None
+    ) -> None:
         self._conf = conf
+        self._objects = objects
         self._label = owner or "engine"
         self._ordinary = is_ordinary_user()
         self._root_dir = folder_of_user(conf.root_dir, EngineConf.root_dir)
@@ -113,10 +125,13 @@ class NativeEngine:
         self._watcher = Watcher(
             lambda: list(self._live.values()), reserve_mb=conf.memory_reserve_mb
         )
+        self._rooms = Rooms(self._slots, self._clear_room)
         self._lineage = Lineage()
         self._chains = Chains(self._flatten)
         self._base = ""
         self._bases: BaseLayers | None = None
+        self._images: OciLayers | None = None
+        self._builder: Builder | None = None
         self._count = 0
 
     @property
@@ -134,6 +149,18 @@ class NativeEngine:
         else:
             held = self._cgroups.limits if self._cgroups else limits_in_sight()
         return held | {"disk"} if self._scratches.limited else held
+
+    @property
+    def unusable(self) -> str:
+        try:
+            _check_machine(self._conf, self._root_dir)
+            if not self._ordinary:
+                Hierarchies.of_machine()
+        except (OSError, SandboxError) as exc:
+            return str(exc)
+        if not may_make_namespaces():
+            return f"it needs {NEEDS_OF_USER if self._ordinary else NEEDS}"
+        return ""
 
     @property
     def features(self) -> frozenset[str]:
@@ -158,6 +185,8 @@ class NativeEngine:
             layers = self._owner.folder / "layers"
             self._base = await asyncio.to_thread(self._store.host_base, layers)
             self._bases = BaseLayers(self._store, layers, self._base)
+            self._images = OciLayers(self._store, layers, self._bases)
+            self._builder = self._own_builder(self._owner, layers)
             await self._probe()
             self._watcher.start()
         except BaseException:
@@ -212,26 +241,27 @@ class NativeEngine:
     # ---------------------------------------------------------------- images
 
     async def build(self, blueprint: Blueprint) -> Image:
-        """The image of `blueprint`: its layer is made once on this machine, whoever asks first."""
         self._started()
-        base = await self._base_layer(blueprint)
-        env, workdir, user = image_settings(blueprint)
-        layers: tuple[str, ...] = (base,)
-        if any(changes_files(step) for step in blueprint.steps):
-            key = digest_of([blueprint.image_digest, base])[:32]
-            layers = (base, self._store.built(key))
-            if not self._store.has(layers[1]):
-                await self._build_layer(blueprint, *layers)
-        return Image(
-            engine=NAME,
-            digest=blueprint.image_digest,
-            layers=layers,
-            env=env,
-            workdir=workdir,
-            user=user,
+        assert self._builder is not None
+        return await self._builder.build(blueprint)
+
+    def _own_builder(self, owner: Owner, layers: Path) -> Builder:
+        shared: SharedLayers | None = None
+        if self._objects is not None and not self._ordinary:
+            shared = SharedLayers(self._objects, self._store, layers, self._conf.uid_base)
+        return Builder(
+            NAME,
+            self._store,
+            f"owners/{owner.id}/layers",
+            make=self._create,
+            discard=self.discard,
+            ground=self._ground,
+            shared=shared,
+            objects=self._objects,
+            host_network=not self._ordinary,
         )
 
-    async def _base_layer(self, blueprint: Blueprint) -> str:
+    async def _ground(self, blueprint: Blueprint) -> Ground:
         """What all else stands on; immediate where it is there and has a fingerprint."""
         try:
             base = parse_base(blueprint.base)
@@ -243,25 +273,12 @@ class NativeEngine:
                 f"owners; an ordinary user has {HOST!r}"
             )
         if base.kind == HOST:
-            return self._base
+            return Ground(layers=(self._base,), portable=False)
         assert self._bases is not None
-        return await self._bases.layer(base, blueprint.name)
-
-    async def _build_layer(self, blueprint: Blueprint, base: str, name: str) -> None:
-        async with building(self._store.folder(f"{name}.lock"), blueprint.name):
-            if self._store.has(name):
-                return
-            try:
-                sandbox = await self._create(SandboxSpec(image=_bare_image(base)), on_disk=True)
-                try:
-                    await apply_steps(sandbox, blueprint)
-                    made = await sandbox.end_as_image()
-                finally:
-                    await shielded(sandbox.close())
-            except SandboxError as exc:
-                raise BuildError(f"blueprint {blueprint.name!r}: {exc}") from exc
-            await asyncio.to_thread(self._store.keep, made.layers[-1], name)
-            self._lineage.discard(made)
+        assert self._images is not None
+        if base.kind in (OCI, IMAGE):
+            return await self._images.ground(base, blueprint.name)
+        return Ground(layers=(await self._bases.layer(base, blueprint.name),))
 
     async def discard(self, image: Image) -> None:
         """Drop what only this image needs, if a sandbox left it; built images stay for others."""
@@ -274,6 +291,59 @@ class NativeEngine:
                 await self._remove_subvolume(layer.removeprefix(self._volume_prefix))
             else:
                 await asyncio.to_thread(self._store.drop, layer)
+
+    # ---------------------------------------------------------------- what a sandbox wrote
+
+    async def changes(self, image: Image, below: Image, workspace: Workspace) -> Changes:
+        parts = self._parts_of(image.layers, image.layers[-1])
+        return await asyncio.to_thread(changes, parts, workspace)
+
+    async def keep_only(self, image: Image, below: Image, workspace: Workspace) -> Image:
+        *chain, layer = image.layers
+        label = fresh_name("s")
+        copy = await self._copy_layer(layer, label)
+        made = replace(image, digest=label, layers=(*chain, copy))
+        self._lineage.keep(made)
+        try:
+            parts, aside = self._parts_of(made.layers, copy), self._place(copy) / "aside"
+            uid_base = self._store.layer(copy).uid_base
+            await shielded(asyncio.to_thread(prune, parts, uid_base, workspace, aside))
+        except BaseException as exc:
+            await shielded(self.discard(made))
+            if isinstance(exc, OSError):
+                raise SandboxError(f"cannot leave out what is no work: {exc}") from exc
+            raise
+        return made
+
+    def _parts_of(self, chain: tuple[str, ...], layer: str) -> tuple[Part, ...]:
+        """The folders of the topmost layer of a chain, and what they stand on."""
+        folders, _ = self._store.parts(layer, self._place(layer))
+        if "root" not in folders:
+            raise SandboxError(f"layer {layer} is gone")
+        stacks = self._store.stacks_here(chain[:-1])
+        return parts_of(folders, stacks.root, stacks.usr)
+
+    async def _copy_layer(self, layer: str, label: str) -> str:
+        """A copy that may be changed, but for the content of its files."""
+        place, about = self._place(layer), self._store.layer(layer)
+        if layer.startswith(self._volume_prefix) and self._scratches.volume is not None:
+            volume, name = self._scratches.volume, f"{self._volume_prefix}{label}"
+            old = layer.removeprefix(self._volume_prefix)
+            await shielded(asyncio.to_thread(volume.snapshot, old, label, read_only=False))
+            self._store.adopt(name, about, volume.path(label))
+            return name
+        owner, _ = self._started()
+        name = f"owners/{owner.id}/layers/{label}"
+        folder = self._store.folder(name)
+        folder.mkdir(mode=0o700)
+        try:
+            for part, upper in self._store.parts(layer, place)[0].items():
+                await link_upper(upper, folder / part)
+            self._store.seal(folder, about)
+        except BaseException:
+            await shielded(asyncio.to_thread(remove_tree, folder))
+            raise
+        return name
 
     # ---------------------------------------------------------------- kept end states
 
@@ -318,32 +388,41 @@ class NativeEngine:
     # ---------------------------------------------------------------- sandboxes
 
     async def create(self, spec: SandboxSpec) -> NativeSandbox:
+        if spec.network != "none":
+            raise SandboxError(f"network {spec.network!r}: the native engine has only 'none'")
         return await self._create(spec)
 
     async def _create(self, spec: SandboxSpec, *, on_disk: bool = False) -> NativeSandbox:
+        """on_disk: of a build, whose layer outlives the engine, and which may be in the host's
+        network."""
         owner, cgroups = self._started()
         if spec.image.engine != NAME:
             raise SandboxError(f"image {spec.image.digest} is of engine {spec.image.engine!r}")
-        if spec.network != "none":
-            raise SandboxError(f"network {spec.network!r}: the native engine has only 'none'")
         launcher = await self._running_launcher()
         self._count += 1
         name = f"{owner.id}-{self._count}"
         scratch = await self._scratches.choose(spec, name, owner.folder, launcher)
-        stacks = self._store.stacks(await self._chains.short(spec.image.layers))
+        layers = await self._chains.short(spec.image.layers)
+        stacks = self._store.stacks(layers)
+        recipe = self._recipe(layers, scratch) if spec.network == "none" else None
+        room = self._rooms.take(recipe, launcher) if recipe is not None else None
         made = _Made(
             name=name,
-            uid=self._slots.take(stacks.top_uid),
+            uid=room.uid if room is not None else self._rooms.take_uid(stacks.top_uid),
             plan=cgroups.plan(name, spec.resources),
             launcher=launcher,
             scratch=scratch,
             has_usr=bool(stacks.usr),
             on_disk=on_disk,
+            room=room,
         )
         try:
             self._lineage.stand(name, spec.image)
             async with asyncio.timeout(CREATE_TIMEOUT_S):
                 launched = await launcher.create(name, self._fields(spec, stacks, made))
+            if recipe is not None:
+                order = partial(self._rooms.replenish, recipe, _room_fields(stacks, scratch))
+                asyncio.get_running_loop().call_soon(order)  # whoever waits for this one goes first
             return self._adopt(made, launched, spec)
         except BaseException as exc:
             await shielded(self._unmake(made))
@@ -355,21 +434,38 @@ class NativeEngine:
         """The request as init/request.c reads it."""
         return [
             ("uids", str(made.uid)),
-            *(("root", f"{first}:{path}") for first, path in stacks.root),
-            *(("usr", f"{first}:{path}") for first, path in stacks.usr),
+            *_room_fields(stacks, made.scratch),
+            *((("room", made.room.name),) if made.room is not None else ()),
             *(() if self._ordinary else (("cgroup", str(made.plan.v2)),)),
             *(("join", str(path)) for path in (*made.plan.joins, *made.plan.shared)),
             *(("write", f"{path}={value}") for path, value in made.plan.writes),
             ("data", str(made.plan.data_limit_bytes)),
             ("processes", str(made.plan.process_limit)),
             ("sudo", "1" if spec.sudo else "0"),
-            *made.scratch.fields(),
+            *((("network", spec.network),) if spec.network != "none" else ()),
         ]
 
+    def _recipe(self, layers: tuple[str, ...], scratch: Scratch) -> Recipe | None:
+        """Of rooms that would do for others like it; None if there will be none."""
+        if self._ordinary or scratch.tmpfs_bytes or self._lineage.made_by_sandboxes(layers):
+            return None
+        if scratch.volume is None:
+            return Recipe(layers)
+        return Recipe(layers, scratch.limit_bytes or 0, str(scratch.volume.root))
+
+    def _clear_room(self, name: str) -> None:
+        """A room's folder lies among those made ahead until somebody moves in."""
+        if self._owner is None or self._clearer is None:
+            return  # all of it goes with the owner
+        volume = self._scratches.volume
+        subvolumes = () if volume is None else (volume.path(name),)
+        self._clearer.clear((), [self._owner.folder / "spare" / name], subvolumes)
+
     def _adopt(self, made: "_Made", launched: Launched, spec: SandboxSpec) -> NativeSandbox:
-        async def end() -> None:
+        def end() -> Coroutine[Any, Any, None]:
             self._live.pop(made.name, None)
-            await self._unmake(made)
+            made.launcher.ask_to_end(made.name)
+            return self._unmake(made)
 
         sandbox = NativeSandbox(
             made.name,
@@ -397,7 +493,8 @@ class NativeEngine:
         """Kill one sandbox and remove all that was made for it, started or not."""
         with suppress(SandboxError, TimeoutError):
             await made.launcher.kill(made.name)
-            made.launcher.forget(made.name)
+            if made.scratch.tmpfs_bytes:
+                made.launcher.forget(made.name)
         if not made.launcher.alive:
             # They die with their launcher; this makes sure before the uids are used again.
             await asyncio.to_thread(made.plan.kill)
@@ -408,7 +505,8 @@ class NativeEngine:
                 directories = (*directories, group.folder)
             await asyncio.to_thread(group.settle)
         clearer = await self._running_clearer()
-        clearer.clear(directories, [made.scratch.folder], made.scratch.subvolumes)
+        batch = self._cgroups.leave_batch(made.name) if self._cgroups else None
+        clearer.clear(directories, [made.scratch.folder], made.scratch.subvolumes, batch=batch)
         await clearer.keep_up()
 
     async def _running_clearer(self) -> Clearer:
@@ -436,7 +534,7 @@ class NativeEngine:
                 await self._launcher.close()
                 self._store.forget(self._volume_prefix)
             keep = (Path("/usr"), self._root_dir, *self._hierarchies.mount_points)
-            launcher = Launcher(owner.folder, keep)
+            launcher = Launcher(owner.folder, keep, self._rooms.dropped)
             await launcher.start()
             cgroups.adopt(launcher.pid)
             self._launcher = launcher
@@ -517,6 +615,7 @@ class NativeEngine:
     def _lose_volume(self, volume: Volume) -> None:
         """End what stands on it: to those who use it, it is lost, and no failure of theirs."""
         self._store.forget(self._volume_prefix)
+        self._rooms.leave(str(volume.root))
         for sandbox in self._live.values():
             if sandbox.scratch.is_relative_to(volume.root):
                 task = asyncio.ensure_future(sandbox.close())
@@ -532,6 +631,14 @@ class NativeEngine:
         if self._owner is None or self._cgroups is None:
             raise SandboxError("the native engine was not started, or is closed")
         return self._owner, self._cgroups
+
+
+def _room_fields(stacks: Stacks, scratch: Scratch) -> list[tuple[str, str]]:
+    """What a room depends on, besides the uids."""
+    return [
+        *stacks.fields,
+        *scratch.fields(),
+    ]
 
 
 def _bare_image(base: str) -> Image:

@@ -3,10 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rollout.aio import shielded
 from rollout.errors import OutOfMemory, SandboxError, SandboxLost
@@ -43,7 +43,7 @@ class NativeSandbox(Inside):
         scratch: Path,
         disk: Disk | None,
         kill: Callable[[], Awaitable[None]],
-        end: Callable[[], Awaitable[None]],
+        end: Callable[[], Coroutine[Any, Any, None]],
         keep_layer: KeepLayer,
         fork: Callable[[Sandbox, int], Awaitable[list[Sandbox]]],
     ) -> None:
@@ -244,7 +244,7 @@ class NativeSandbox(Inside):
 
     async def close(self) -> None:
         if self._closing is None:
-            self._note_limits()
             self._closing = asyncio.ensure_future(self._end())
+            self._note_limits()  # while it ends; its control groups go only after that
             self._end_ports()
         await asyncio.shield(self._closing)

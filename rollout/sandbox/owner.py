@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from rollout.errors import SandboxError
 from rollout.sandbox.cgroups import Hierarchies
@@ -29,6 +30,16 @@ FS_IOC_SETFLAGS = 0x40086602
 TOPDIR_FLAG = 0x00020000
 
 
+class Belongings(Protocol):
+    """What owners have beside their folders."""
+
+    def owners(self) -> frozenset[str]:
+        """All owners of whom anything is left."""
+
+    def end_owner(self, owner: str) -> None:
+        """End whatever runs for this owner and remove it. Blocks, bounded."""
+
+
 class Owner:
     """One engine's claim: `folder` and every name below it, until `release`."""
 
@@ -38,7 +49,7 @@ class Owner:
         self._lock = lock
 
     @classmethod
-    def claim(cls, root_dir: Path, hierarchies: Hierarchies) -> "Owner":
+    def claim(cls, root_dir: Path, hierarchies: Belongings) -> "Owner":
         """Sweep what dead owners left, then take a new folder. Blocks."""
         owners = root_dir / "owners"
         try:
@@ -76,7 +87,7 @@ def sweep(root_dir: Path) -> tuple[str, ...]:
         return _sweep(root_dir, Hierarchies.of_machine())
 
 
-def _sweep(root_dir: Path, hierarchies: Hierarchies) -> tuple[str, ...]:
+def _sweep(root_dir: Path, hierarchies: Belongings) -> tuple[str, ...]:
     swept = []
     for folder in sorted((root_dir / "owners").iterdir()):
         lock = _try_lock(folder / "lock")

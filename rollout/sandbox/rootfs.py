@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,21 +16,20 @@ from typing import IO
 
 from rollout.aio import shielded
 from rollout.errors import BuildError, ConfigError
-from rollout.sandbox import unpack
-from rollout.sandbox.bases import HOST_FROZEN, ROOTFS_LINKED, Base
-from rollout.sandbox.copies import COPY, COPY_PLAIN, LINK, copy_tree, run
+from rollout.sandbox.bases import DEBIAN, HOST_FROZEN, IMAGE, ROOTFS_LINKED, Base
+from rollout.sandbox.copies import COPY, COPY_PLAIN, LINK, copy_tree
+from rollout.sandbox.daemon_images import image_digest
+from rollout.sandbox.debian import DebianLayers
 from rollout.sandbox.images import ImageStore, Layer, building, fresh_name
 from rollout.sandbox.owner import remove_tree
 from rollout.sandbox.skeleton import Skeleton
 from rollout.sandbox.supply import supply
 from rollout.sandbox.survey import Survey, source_digest, survey_host, survey_rootfs
+from rollout.sandbox.unpacking import LIMIT_BYTES, LIMIT_ENTRIES, unpack_archive
 from rollout.types import digest_of
 
 VERSION = 1
 """Of how a layer is made of a base; another number makes all of them anew."""
-ARCHIVE_LIMIT_BYTES = 64 << 30
-ARCHIVE_LIMIT_ENTRIES = 2_000_000
-UNPACK_TIMEOUT_S = 3600.0
 USR = Path("/usr")
 
 Fill = Callable[[Path], Awaitable[None]]
@@ -49,8 +47,8 @@ class BaseLayers:
         host: str,
         *,
         usr: Path = USR,
-        limit_bytes: int = ARCHIVE_LIMIT_BYTES,
-        limit_entries: int = ARCHIVE_LIMIT_ENTRIES,
+        limit_bytes: int = LIMIT_BYTES,
+        limit_entries: int = LIMIT_ENTRIES,
     ) -> None:
         """`host`: the name of the live host's layer, which tells of its /etc; `usr`: its /usr."""
         self._store = store
@@ -70,6 +68,8 @@ class BaseLayers:
         and stays that. A rootfs without one is looked through at every call.
         """
         try:
+            if base.kind == DEBIAN:
+                return await DebianLayers(self._store, self._owner_layers).layer(base, blueprint)
             if base.kind != HOST_FROZEN:
                 return await self._rootfs(base, blueprint)
             async with self._freezing:
@@ -104,7 +104,7 @@ class BaseLayers:
             if copied.digest != found.digest:
                 raise BuildError(f"{self._usr} changed while it was frozen; try again")
 
-        await self._make_once(_name(HOST_FROZEN, digest), blueprint, fill)
+        await self.make_once(_name(HOST_FROZEN, digest), blueprint, fill)
         log.info("the frozen host is %s", base.pinned(digest))
         return _name(HOST_FROZEN, digest)
 
@@ -113,7 +113,7 @@ class BaseLayers:
     async def _rootfs(self, base: Base, blueprint: str) -> str:
         if base.digest and self._store.has(_name(base.kind, base.digest)):
             return _name(base.kind, base.digest)
-        digest = await asyncio.to_thread(self._digest_now, base)
+        digest = await asyncio.to_thread(self.digest_now, base)
         _check_pin(base, digest)
         is_folder = await asyncio.to_thread(os.path.isdir, base.path)
 
@@ -126,11 +126,13 @@ class BaseLayers:
                 raise BuildError(f"{base.path} changed while it was taken; try again")
             await asyncio.to_thread(supply, root)
 
-        await self._make_once(_name(base.kind, digest), blueprint, fill)
+        await self.make_once(_name(base.kind, digest), blueprint, fill)
         return _name(base.kind, digest)
 
-    def _digest_now(self, base: Base) -> str:
+    def digest_now(self, base: Base) -> str:
         """An archive is read again only when it has changed; a folder must be looked through."""
+        if base.kind == IMAGE:
+            return image_digest(base.path)
         path = Path(base.path)
         if not path.is_file():
             return source_digest(base)
@@ -150,25 +152,19 @@ class BaseLayers:
         await self._take(source, root, found, link=link, options=COPY_PLAIN)
 
     async def _unpack(self, base: Base, root: Path) -> None:
-        limits = (str(self._limit_bytes), str(self._limit_entries))
-        command = (sys.executable, "-I", "-X", "utf8", unpack.__file__, str(root), *limits)
-        archive = await asyncio.to_thread(_open_pair, base.path, root)
-        began = time.monotonic()
-        log.warning("unpacking %s, once", base.path)
-        with archive:
-            try:
-                status, said = await run(command, stdin=archive, timeout_s=UNPACK_TIMEOUT_S)
-            except TimeoutError:
-                raise BuildError(
-                    f"{base.path}: not unpacked within {UNPACK_TIMEOUT_S:g} s"
-                ) from None
-        if status:
-            raise BuildError(f"{base.path}: {said or f'the unpacker ended with {status}'}")
-        log.info("unpacked %s in %.1f s", base.path, time.monotonic() - began)
+        with await asyncio.to_thread(_open_pair, base.path, root) as archive:
+            await unpack_archive(
+                archive,
+                root,
+                named=base.path,
+                limit_bytes=self._limit_bytes,
+                limit_entries=self._limit_entries,
+            )
 
     # ---------------------------------------------------------------- making a layer
 
-    async def _make_once(self, name: str, blueprint: str, fill: Fill) -> None:
+    async def make_once(self, name: str, blueprint: str, fill: Fill) -> None:
+        """The layer `name`, whose root `fill` makes, unless it is there."""
         if self._store.has(name):
             return
         async with building(self._store.folder(f"{name}.lock"), blueprint):

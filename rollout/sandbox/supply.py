@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rollout.errors import BuildError
+from rollout.sandbox.layered import ROOT, Layered, Seen
 from rollout.sandbox.owner import remove_tree
 from rollout.sandbox.skeleton import HOSTNAME, WRITTEN
 from rollout.sandbox.survey import COVERED
@@ -50,6 +51,49 @@ def supply(root: Path) -> None:
             _write(etc / name, text)
     if not os.path.lexists(etc / "mtab"):
         (etc / "mtab").symlink_to("/proc/self/mounts")
+
+
+def supply_over(root: Path, below: Layered, workdir: str) -> None:
+    """Make `root` what completes the layers `below` it as a layer of its own. Blocks.
+
+    workdir: made too where it is missing. BuildError as `supply`.
+    """
+    _make_folder(root, 0o755)
+    for name in sorted(COVERED):
+        _make_folder(root / name, 0o755)
+    for name, mode in FOLDERS.items():
+        if below.look(name) is None:
+            _make_folder(root / name, mode)
+    etc = below.look("etc")
+    if etc is not None and not etc.is_folder:
+        raise BuildError("its /etc is no folder; a sandbox needs /etc/passwd and /etc/hosts there")
+    if etc is not None:
+        _make_like(root / "etc", etc)
+    for name, text in OURS.items():
+        _write(root / "etc" / name, text)
+    for name, text in IF_MISSING.items():
+        if below.look(f"etc/{name}") is None:
+            _write(root / "etc" / name, text)
+    if below.look("etc/mtab") is None:
+        (root / "etc/mtab").symlink_to("/proc/self/mounts")
+    _make_workdir(root, below, workdir)
+
+
+def _make_workdir(root: Path, below: Layered, workdir: str) -> None:
+    path = workdir.strip("/")
+    parts = path.split("/")
+    if not path or parts[0] in COVERED or {"", ".", ".."} & set(parts):
+        return
+    above = below.folders(f"{path}/")
+    if all(seen is None or seen.is_folder for _, seen in above):
+        for folder, seen in above:
+            if not (root / folder).is_dir():
+                _make_like(root / folder, seen or ROOT)
+
+
+def _make_like(path: Path, seen: Seen) -> None:
+    _make_folder(path, stat.S_IMODE(seen.mode))
+    os.chown(path, seen.uid, seen.gid)
 
 
 def _clear(path: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rollout.errors import ConfigError
-from rollout.sandbox.bases import ROOTFS_LINKED, Base
+from rollout.sandbox.bases import OCI, ROOTFS_LINKED, Base
 
 IDS = 65_536
 """A sandbox has the ids below this one."""
@@ -49,6 +49,8 @@ def source_digest(base: Base) -> str:
     path = Path(base.path)
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
+        if kind == stat.S_IFDIR and base.kind == OCI:
+            return _index_digest(path)
         if kind == stat.S_IFDIR:
             return survey_rootfs(path).digest
         if kind == stat.S_IFREG and base.kind == ROOTFS_LINKED:
@@ -62,6 +64,14 @@ def source_digest(base: Base) -> str:
             "run is planned and on each machine that runs it"
         ) from exc
     raise ConfigError(f"base {base}: {base.path} is neither a folder nor a tar archive")
+
+
+def _index_digest(folder: Path) -> str:
+    """Of what names all else in an image's folder by its digest."""
+    for name in ("index.json", "manifest.json"):
+        if (folder / name).is_file():
+            return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    raise ConfigError(f"base oci:{folder}: it has no index.json, so it is no OCI layout")
 
 
 def survey_rootfs(folder: Path) -> Survey:

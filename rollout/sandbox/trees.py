@@ -30,6 +30,19 @@ def check_tree(tree: Tree) -> None:
             _check_target(entry, kinds)
 
 
+def leaving_links(tree: Tree) -> list[str]:
+    """Paths of the links that would make `check_tree` refuse the tree."""
+    kinds = {entry.path: entry.kind for entry in tree.entries}
+    found = []
+    for entry in tree.entries:
+        if entry.kind == "link":
+            try:
+                _check_target(entry, kinds)
+            except TreeRefused:
+                found.append(entry.path)
+    return found
+
+
 def check_path(path: str) -> None:
     """Raise TreeRefused unless `path` is relative and plain: no empty part, no `.`, no `..`."""
     # A hundred thousand hostile names at a time: each rule is one search and not one a part.

@@ -1,6 +1,10 @@
 """A program of its own: unpack the tar archive on standard input into an empty folder.
 
-    python -I -X utf8 unpack.py FOLDER LIMIT_BYTES LIMIT_ENTRIES
+    python -I -X utf8 unpack.py FOLDER LIMIT_BYTES LIMIT_ENTRIES [small | layer SHA256]
+
+`layer`: of an image, whose names `.wh.…` take away what lies below; they become whiteouts and
+opaque folders of an overlay, and the archive, once decompressed, must have that SHA-256. `small`:
+no file of more than SMALL_BYTES.
 
 An archive is anybody's. It is read in a process of its own, which can be ended and whose memory is
 limited, and which makes FOLDER its root before it reads the first name. On top of that each name is
@@ -13,6 +17,7 @@ stop a program from starting in a sandbox that has fewer, and what lies in /dev,
 
 import bz2
 import ctypes
+import hashlib
 import io
 import lzma
 import os
@@ -40,6 +45,10 @@ MAX_DEPTH = 128
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 4096
 LATEST_S = 1 << 33
+SMALL_BYTES = 4 << 20
+WHITEOUT = ".wh."
+WHITEOUT_OPAQUE = ".wh..wh..opq"
+OPAQUE = "trusted.overlay.opaque"
 PR_SET_PDEATHSIG = 1
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -55,11 +64,13 @@ class Readable(Protocol):
 class Stream:
     """Decompressed bytes, forward only and limited; all that tarfile may do with them."""
 
-    def __init__(self, file: Readable, limit_bytes: int) -> None:
+    def __init__(self, file: Readable, limit_bytes: int, *, hashed: bool = False) -> None:
         self._file = file
         self._at = 0
         self._limit_bytes = limit_bytes
         self.last = b""
+        self.sha256 = hashlib.sha256() if hashed else None
+        """Of all that was read."""
 
     def tell(self) -> int:
         return self._at
@@ -81,9 +92,15 @@ class Stream:
     def content(self, size: int) -> bytes:
         return self._read(min(size, CHUNK_BYTES))
 
+    def drain(self) -> None:
+        while self._read(CHUNK_BYTES):
+            pass
+
     def _read(self, size: int) -> bytes:
         piece = self._file.read(size)
         self._at += len(piece)
+        if self.sha256 is not None:
+            self.sha256.update(piece)
         if self._at > self._limit_bytes:
             raise Refused(f"it holds more than {self._limit_bytes} bytes")
         return piece
@@ -110,7 +127,8 @@ def decompressed(file: IO[bytes]) -> Readable:
 class Target:
     """The folder that is filled, by descriptors: nothing outside of it has a name here."""
 
-    def __init__(self, limit_entries: int) -> None:
+    def __init__(self, limit_entries: int, *, layer: bool = False) -> None:
+        self.layer = layer
         self._limit_entries = limit_entries
         self._entries = 0
         self._times: dict[tuple[str, ...], float] = {}
@@ -148,6 +166,37 @@ class Target:
             self.count()
             os.mkdir(part, 0o755, dir_fd=at)
             return os.open(part, FOLDER_FLAGS, dir_fd=at)
+        except NotADirectoryError:
+            if not self.layer or not _is_whiteout(os.lstat(part, dir_fd=at)):
+                raise
+            # Taken away and made anew: nothing of the one below shows through.
+            os.unlink(part, dir_fd=at)
+            os.mkdir(part, 0o755, dir_fd=at)
+            made = os.open(part, FOLDER_FLAGS, dir_fd=at)
+            os.setxattr(made, OPAQUE, b"y")
+            return made
+
+    def take_away(self, parts: tuple[str, ...]) -> None:
+        """What a name `.wh.…` of a layer says."""
+        *above, name = parts
+        folder, hidden = tuple(above), name.removeprefix(WHITEOUT)
+        if name == WHITEOUT_OPAQUE:
+            if not folder:
+                raise Refused("it hides all that lies below the layer")
+            os.setxattr(self.folder(folder), OPAQUE, b"y")
+        elif hidden.startswith(WHITEOUT):
+            return  # what aufs kept for itself
+        elif hidden in ("", ".", ".."):
+            raise Refused("it takes nothing away")
+        else:
+            at = self.folder(folder)
+            try:
+                found = os.lstat(hidden, dir_fd=at)
+            except FileNotFoundError:
+                os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0), dir_fd=at)
+                return
+            if stat.S_ISDIR(found.st_mode):
+                os.setxattr(self.folder((*folder, hidden)), OPAQUE, b"y")
 
     def free_place(self, parts: tuple[str, ...]) -> tuple[int, str]:
         """The parent's descriptor and the name in it, where now nothing is."""
@@ -220,6 +269,10 @@ class Target:
             os.utime(self.folder(parts), (time, time))
 
 
+def _is_whiteout(found: os.stat_result) -> bool:
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+
+
 def _time(member: tarfile.TarInfo) -> float:
     time = float(member.mtime)
     return min(max(time, 0.0), float(LATEST_S)) if time == time else 0.0
@@ -251,6 +304,9 @@ def add(target: Target, member: tarfile.TarInfo, stream: Stream) -> None:
     parts = parts_of(member.name)
     if not parts or parts[0] in COVERED:
         return
+    if target.layer and parts[-1].startswith(WHITEOUT):
+        target.take_away(parts)
+        return
     if not (0 <= member.uid < IDS and 0 <= member.gid < IDS):
         raise Refused(
             f"it belongs to {member.uid}:{member.gid}; a sandbox has the ids 0 to {IDS - 1}"
@@ -281,15 +337,19 @@ def _first_name(linkname: str) -> tuple[str, ...]:
     return parts
 
 
-def unpack(file: IO[bytes], limit_bytes: int, limit_entries: int) -> None:
+def unpack(
+    file: IO[bytes], limit_bytes: int, limit_entries: int, *, small: bool = False, layer: str = ""
+) -> None:
     """Into `/`, which is the folder by now. Refused names the entry and what is wrong with it."""
-    stream = Stream(decompressed(file), limit_bytes)
-    target = Target(limit_entries)
+    stream = Stream(decompressed(file), limit_bytes, hashed=bool(layer))
+    target = Target(limit_entries, layer=bool(layer))
     archive: Any = tarfile.TarFile(
         fileobj=cast(Any, stream), encoding="utf-8", errors="surrogateescape"
     )
     while (member := archive.next()) is not None:
         archive.members.clear()  # it would keep them all
+        if small and (member.size > SMALL_BYTES or member.islnk()):
+            continue
         try:
             add(target, member, stream)
         except Refused as exc:
@@ -299,6 +359,10 @@ def unpack(file: IO[bytes], limit_bytes: int, limit_entries: int) -> None:
     if any(stream.last):
         raise Refused(f"it is damaged after {stream.tell()} bytes")
     target.finish()
+    if stream.sha256 is not None:
+        stream.drain()
+        if stream.sha256.hexdigest() != layer:
+            raise Refused(f"its content is not sha256:{layer}, as the image says")
 
 
 def confine(folder: str) -> None:
@@ -314,10 +378,16 @@ def confine(folder: str) -> None:
 
 
 def main() -> int:
-    folder, limit_bytes, limit_entries = sys.argv[1:]
+    folder, limit_bytes, limit_entries, *mode = sys.argv[1:]
     try:
         confine(folder)
-        unpack(io.FileIO(0), int(limit_bytes), int(limit_entries))
+        unpack(
+            io.FileIO(0),
+            int(limit_bytes),
+            int(limit_entries),
+            small=mode == ["small"],
+            layer=mode[1] if mode[:1] == ["layer"] else "",
+        )
     except Refused as exc:
         told = str(exc)
     except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, RecursionError) as exc:

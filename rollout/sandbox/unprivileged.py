@@ -14,16 +14,28 @@ from pathlib import Path
 
 from rollout.errors import SandboxError
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies
-from rollout.sandbox.controllers import Use
+from rollout.sandbox.controllers import Use, read_text
 from rollout.sandbox.launcher import Launcher
 from rollout.types import Resources
 
 NOWHERE = Path("/nonexistent")
 LIMITS_OF_USER = frozenset({"pids"})
+CAP_SYS_ADMIN = 1 << 21
 
 
 def is_ordinary_user() -> bool:
     return os.geteuid() != 0
+
+
+def may_make_namespaces() -> bool:
+    """Whether nothing that can be read speaks against it: root without its capabilities, as in a
+    container, or a machine that gives users no namespaces."""
+    if not is_ordinary_user():
+        words = read_text("/proc/self/status").split()
+        return bool(int(words[words.index("CapEff:") + 1], 16) & CAP_SYS_ADMIN)
+    most = read_text("/proc/sys/user/max_user_namespaces").strip() or "1"
+    held_back = read_text("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == "1"
+    return most != "0" and not held_back
 
 
 def folder_of_user(root_dir: str, usual: str) -> Path:

@@ -98,15 +98,16 @@ class Volume:
     def rename(self, name: str, new: str) -> None:
         self.path(name).rename(self.path(new))
 
-    def snapshot(self, name: str, new: str) -> None:
-        """A read-only copy, whose blocks are shared until one side writes.
+    def snapshot(self, name: str, new: str, *, read_only: bool = True) -> None:
+        """A copy, whose blocks are shared until one side writes.
 
         With simple quotas what both hold is charged to the sandbox that wrote it, also once it has
         deleted its own, until the copy is removed.
         """
         source = os.open(self.path(name), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            args = struct.pack("=qQQ32x4040s", source, 0, _READ_ONLY, new.encode())
+            flags = _READ_ONLY if read_only else 0
+            args = struct.pack("=qQQ32x4040s", source, 0, flags, new.encode())
             self._control(_SNAP_CREATE_V2, args)
         finally:
             os.close(source)

@@ -17,10 +17,12 @@ class Verdict:
     scores: tuple[Score, ...]
     output: str = ""
     """What the scorer printed, clipped head and tail; for people."""
+    integrity: tuple[str, ...] = ()
+    """Signs of tampering seen meanwhile; see `integrity.py`."""
 
 
 class Scorer(Protocol):
-    """Judges what is in `sandbox`, which the episode has prepared as the mode asks.
+    """Judges what is in `sandbox`, which the episode has prepared as `task.verifier.mode` asks.
 
     Raises ScoreError when there is no verdict that can be trusted; never invents a zero.
     """

@@ -36,7 +36,7 @@ class Command:
         command = task.verifier.command or self._command
         with no_verdict(task):
             await put_tests(task, sandbox)
-            result, output = await run_to_end(
+            run = await run_to_end(
                 task,
                 sandbox,
                 ["sh", "-c", command],
@@ -44,10 +44,16 @@ class Command:
                 shown=command,
                 deadline=deadline,
             )
-        if result.exit_code in _NOT_RUN:
+        exit_code = run.result.exit_code
+        if exit_code in _NOT_RUN:
             raise ScoreError(
-                f"task {task.id}: `{command}` could not run (exit code {result.exit_code}); "
-                f"{printed(output)}"
+                f"task {task.id}: `{command}` could not run (exit code {exit_code}); "
+                f"{printed(run.output)}"
             )
-        reward = 1.0 if result.exit_code == 0 else 0.0
-        return Verdict(reward=reward, scores=(Score(name=self._name, value=reward),), output=output)
+        reward = 1.0 if exit_code == 0 else 0.0
+        return Verdict(
+            reward=reward,
+            scores=(Score(name=self._name, value=reward),),
+            output=run.output,
+            integrity=run.signs,
+        )

@@ -45,8 +45,8 @@ class HarborVerifier:
             raise ScoreError(problem)
         with no_verdict(task):
             await put_tests(task, sandbox)
-            await _fresh_logs(task, sandbox)
-            result, output = await run_to_end(
+            signs = await _fresh_logs(task, sandbox)
+            run = await run_to_end(
                 task,
                 sandbox,
                 script_argv(task.tests, TEST_SCRIPT, TESTS),
@@ -58,21 +58,34 @@ class HarborVerifier:
                 rewards = await _read_rewards(sandbox)
             except ScoreError as exc:
                 raise ScoreError(
-                    f"task {task.id}: {exc}; test.sh ended with exit code {result.exit_code}; "
-                    f"{printed(output)}"
+                    f"task {task.id}: {exc}; test.sh ended with exit code "
+                    f"{run.result.exit_code}; {printed(run.output)}"
                 ) from exc
         scores = tuple(Score(name=name, value=value) for name, value in rewards.items())
-        return Verdict(reward=_one_reward(rewards), scores=scores, output=output)
+        return Verdict(
+            reward=_one_reward(rewards),
+            scores=scores,
+            output=run.output,
+            integrity=(*signs, *run.signs),
+        )
 
 
-async def _fresh_logs(task: Task, sandbox: Sandbox) -> None:
-    """An empty /logs/verifier that belongs to whom the verifier runs as; the others as they are."""
+async def _fresh_logs(task: Task, sandbox: Sandbox) -> list[str]:
+    """An empty /logs/verifier that belongs to whom the verifier runs as; the others as they are.
+
+    A /logs that leads elsewhere is replaced, and told.
+    """
     owner = task.verifier.user or sandbox.spec.user or sandbox.spec.image.user
+    signs = []
+    if (await sandbox.exec(["test", "-L", LOGS], cwd="/", user="root")).ok:
+        await sandbox.remove(LOGS)
+        signs.append(f"logs_replaced:{LOGS}")
     await sandbox.remove(VERIFIER_LOGS)
     shared = tuple(TreeEntry(name, "dir", 0o777) for name in ("agent", "artifacts"))
     await lay(sandbox, Tree(shared), LOGS)
     own = Tree((TreeEntry("verifier", "dir", 0o755),))
     await lay(sandbox, own, LOGS, owner=owner)
+    return signs
 
 
 async def _read_rewards(sandbox: Sandbox) -> dict[str, float]:

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from rollout.aio import Deadline
 from rollout.errors import SandboxError, SandboxLost, ScoreError
 from rollout.sandbox.base import ExecResult, Sandbox
 from rollout.sandbox.output import text_of
+from rollout.scorers.integrity import survivors
 from rollout.tasks.trees import with_executable
 from rollout.transcript import clip
-from rollout.types import Task, Tree
+from rollout.types import ScoreMode, Task, Tree
 
 TESTS = "/tests"
 TEST_SCRIPT = "test.sh"
@@ -69,6 +71,15 @@ async def _make_folder(sandbox: Sandbox, path: str) -> None:
         await sandbox.put_tree(Tree(), path)
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A scorer's command that came to its end."""
+
+    result: ExecResult
+    output: str
+    signs: tuple[str, ...]
+
+
 async def run_to_end(
     task: Task,
     sandbox: Sandbox,
@@ -77,8 +88,12 @@ async def run_to_end(
     env: Mapping[str, str],
     shown: str,
     deadline: Deadline,
-) -> tuple[ExecResult, str]:
-    """The result and what was printed; ScoreError when the deadline cut it off."""
+) -> Run:
+    """Run it and end all that it started; ScoreError when the deadline cut it off.
+
+    What the agent wrote may have run as part of it, and may have left a process behind that waits
+    for the reward to be written. In shared mode services of the agent's go on for other parts.
+    """
     await lay(sandbox, Tree(), sandbox.spec.workdir or sandbox.spec.image.workdir)
     limit_s = deadline.left_s
     result = await sandbox.exec(argv, env=env, user=task.verifier.user, timeout_s=max(limit_s, 0.1))
@@ -88,7 +103,11 @@ async def run_to_end(
             f"task {task.id}: `{clip(shown, 200)}` did not end within {limit_s:.1f} s; "
             f"{printed(output)}"
         )
-    return result, output
+    signs: list[str] = []
+    if task.verifier.mode is not ScoreMode.SHARED:
+        signs = await survivors(sandbox, "after the scorer")
+        await sandbox.kill_all()
+    return Run(result, output, tuple(signs))
 
 
 def printed(output: str) -> str:

@@ -39,15 +39,22 @@ class Weighted:
     async def score(self, task: Task, sandbox: Sandbox, deadline: Deadline) -> Verdict:
         scores: list[Score] = []
         outputs: list[str] = []
+        signs: list[str] = []
         for name, (scorer, weight) in self._parts.items():
             try:
                 verdict = await scorer.score(task, sandbox, deadline)
             except ScoreError as exc:
                 raise ScoreError(f"part {name}: {exc}") from exc
             scores.append(Score(name=name, value=verdict.reward, weight=weight))
+            signs.extend(verdict.integrity)
             outputs.append(f"== {name}: {verdict.reward:g}\n{verdict.output}")
         reward = math.fsum(score.weight * (score.value or 0.0) for score in scores)
-        return Verdict(reward=reward, scores=tuple(scores), output="\n".join(outputs))
+        return Verdict(
+            reward=reward,
+            scores=tuple(scores),
+            output="\n".join(outputs),
+            integrity=tuple(signs),
+        )
 
 
 def _part(name: str, part: Mapping[str, Any]) -> tuple[Scorer, float]:

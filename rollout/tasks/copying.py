@@ -3,12 +3,13 @@
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rollout.errors import ConfigError
 from rollout.tasks.archives import read_archive
 from rollout.tasks.dockerignore import glob_regex
+from rollout.tasks.problems import NeedsDaemon
 from rollout.tasks.trees import Budget, read_file, read_tree
 from rollout.types import BuildStep, Tree, TreeEntry
 
@@ -36,6 +37,8 @@ class Copy:
     workdir: str
     made: frozenset[str]
     """Folders that earlier lines made."""
+    inline: Mapping[str, str] = field(default_factory=dict)
+    """Name to content of the sources that stand in the Dockerfile itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,14 @@ def copy_step(
 ) -> BuildStep:
     """The one `put` that a COPY or ADD comes to; ConfigError says what is wrong with it."""
     _check_flags(copy)
-    found = [source for word in copy.sources for source in _find(word, context, hidden)]
+    words = [word for word in copy.sources if _inline_name(word) not in copy.inline]
+    found = [source for word in words for source in _find(word, context, hidden)]
     dest = posixpath.normpath(posixpath.join(copy.workdir, copy.dest))
     into = _is_folder(copy, dest)
-    if len(found) > 1 and not into:
+    count = len(found) + len(copy.inline)
+    if count > 1 and not into:
         raise ConfigError(
-            f"{copy.verb} of {len(found)} sources to {copy.dest!r}: "
+            f"{copy.verb} of {count} sources to {copy.dest!r}: "
             "with more than one, the destination must end with /"
         )
     entries: dict[str, TreeEntry] = {}
@@ -64,6 +69,9 @@ def copy_step(
     for source in found:
         for entry in _entries(copy, source, context, hidden, budget, name):
             entries[entry.path] = entry
+    for inline, text in copy.inline.items():
+        budget.take(inline, len(text.encode()))
+        entries[name or inline] = TreeEntry(name or inline, "file", data=text.encode())
     if any(source.path.is_dir() for source in found) and not into:
         folder = dest
     tree = _with_mode(Tree(tuple(entries.values())), copy.flags.get("chmod", ""))
@@ -71,13 +79,17 @@ def copy_step(
     return BuildStep(op="put", dest=folder or "/", tree=tree, owner=owner)
 
 
+def _inline_name(word: str) -> str:
+    return word.partition("<<")[2].removeprefix("-")
+
+
 def _check_flags(copy: Copy) -> None:
     for flag in copy.flags:
         if flag not in _FLAGS:
-            raise ConfigError(f"{copy.verb} --{flag} is not supported; use --chown and --chmod")
+            raise NeedsDaemon(f"{copy.verb} --{flag}")
     for word in copy.sources:
         if _URL.match(word):
-            raise ConfigError(f"{copy.verb} of {word!r}: fetch it and put it into environment/")
+            raise NeedsDaemon(f"{copy.verb} of {word!r}")
 
 
 def _is_folder(copy: Copy, dest: str) -> bool:

@@ -1,45 +1,44 @@
-"""A Dockerfile without RUN, as steps of a blueprint.
+"""A Dockerfile as steps of a blueprint, or whole where steps cannot say it.
 
-Understood as Docker does: FROM (through the map of bases), ARG, ENV, WORKDIR, USER, COPY, ADD of
-local files and archives, VOLUME (its folder is made). Without effect on files or on how commands
-start here, and so passed over: LABEL, EXPOSE, MAINTAINER, STOPSIGNAL, HEALTHCHECK, CMD, SHELL.
-All else is refused by name and line: RUN, ENTRYPOINT, ONBUILD, more than one stage, COPY --from,
-URLs, heredocs.
+Understood as Docker does: FROM (through the map of bases), ARG, ENV, WORKDIR, USER, SHELL, RUN with
+secrets and heredocs, COPY and ADD of local files, archives and heredocs, VOLUME (its folder is
+made). Without effect on files or on how commands start here, and so passed over: LABEL, EXPOSE,
+MAINTAINER, STOPSIGNAL, HEALTHCHECK, CMD, and ENTRYPOINT, which is told.
+
+More than one stage, COPY --from, URLs, ONBUILD, other mounts of RUN and what BuildKit sets are for
+a Docker daemon: then the recipe holds the whole Dockerfile. All else is refused by name and line.
 """
 
-import io
-import json
+import logging
 import platform
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from dockerfile_parse import DockerfileParser
 
 from rollout.blueprints import find_base
 from rollout.errors import ConfigError
+from rollout.sandbox.bases import HOST, IMAGE, parse_base
+from rollout.sandbox.steps import Setting
 from rollout.tasks.copying import Copy, copy_step
-from rollout.tasks.dockerfile_words import expand, pairs
+from rollout.tasks.dockerfile_lines import Line, read_lines
+from rollout.tasks.dockerfile_run import SHELL, run_step, words_of
+from rollout.tasks.dockerfile_words import expand, expand_body, pairs
 from rollout.tasks.dockerignore import read_ignore
-from rollout.tasks.problems import Problems, nearest
-from rollout.tasks.trees import Budget
-from rollout.types import BuildStep, Tree
+from rollout.tasks.problems import NeedsDaemon, Problems, nearest
+from rollout.tasks.trees import Budget, read_tree
+from rollout.types import BuildStep, Dockerfile, Tree
 
+USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""`$PATH` in an ENV line, where the base does not say one."""
 _PASSED_OVER = frozenset(
-    {"LABEL", "EXPOSE", "MAINTAINER", "STOPSIGNAL", "HEALTHCHECK", "CMD", "SHELL", "COMMENT"}
+    {"LABEL", "EXPOSE", "MAINTAINER", "STOPSIGNAL", "HEALTHCHECK", "CMD", "ENTRYPOINT"}
 )
-_REFUSED = {
-    "RUN": "RUN is not supported by this version; bake what it does into the base, "
-    "or put its result into environment/ and COPY it",
-    "ENTRYPOINT": "ENTRYPOINT would start a service, which is not supported; "
-    "remove it or start the service from the agent or the tests",
-    "ONBUILD": "ONBUILD is not supported; write the instruction itself",
-}
-_PLATFORM_ARGS = re.compile(r"(TARGET|BUILD)(PLATFORM|OS|ARCH|VARIANT)")
+_PLATFORM_ARGS = re.compile(r"(TARGET|BUILD)(PLATFORM|OS|ARCH|VARIANT)|BUILDKIT_\w+")
 _ARCHITECTURES = {"x86_64": ("amd64", "x86_64"), "aarch64": ("arm64", "arm64/v8", "aarch64")}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,8 @@ class Recipe:
 
     base: str
     steps: tuple[BuildStep, ...]
+    dockerfile: Dockerfile | None = None
+    """Where a daemon must build it; then `base` and `steps` say nothing of it."""
 
 
 def read_dockerfile(
@@ -58,68 +59,141 @@ def read_dockerfile(
     images: Mapping[str, str],
     budget: Budget,
     problems: Problems,
+    args: Mapping[str, str] | None = None,
+    target: str = "",
+    setting_of: Callable[[str], Setting] = lambda base: Setting(),
 ) -> Recipe | None:
     """The recipe, or `None` after telling `problems` of every line that cannot be used.
 
     `field` is how the file is called in messages, such as `environment/Dockerfile`.
+    args: build arguments, in place of the defaults of ARG lines.
+    target: the stage to stop at.
+    setting_of: how commands of a base start, as far as that is known before it is made.
     """
-    reader = _Reader(context, dockerfile, images, budget)
     before = len(problems.lines)
     try:
         content = dockerfile.read_bytes()
-        lines = DockerfileParser(fileobj=io.BytesIO(content)).structure
-    except UnicodeDecodeError as exc:
+        lines, strays = read_lines(content)
+    except (UnicodeDecodeError, ConfigError) as exc:
         problems.add(field, str(exc))
         return None
-    for line in lines:
-        try:
-            reader.apply(line["instruction"], line["value"])
-        except _Stop as exc:
-            problems.add(f"{field}:{line['startline'] + 1}", str(exc))
-            return None
-        except (ConfigError, OSError) as exc:
-            problems.add(f"{field}:{line['startline'] + 1}", str(exc))
-    for at, text in _passed_over(content, lines):
+    reader = _Reader(context, dockerfile, images, budget, args or {}, setting_of)
+    needs = _read(reader, lines, field, problems)
+    for at, text in strays:
         problems.add(f"{field}:{at}", f"{text[:60]!r} is no whole instruction")
-    if reader.base is None and len(problems.lines) == before:
+    if target and not needs and target not in reader.stages:
+        problems.add(field, f"has no stage {target!r}{nearest(target, reader.stages)}")
+    if not reader.stages and len(problems.lines) == before:
         problems.add(field, "it has no FROM")
-    if reader.base is None or len(problems.lines) > before:
+    if reader.base_problem and not needs:
+        problems.add(*reader.base_problem)
+    if len(problems.lines) > before:
         return None
+    if needs:
+        return Recipe(HOST, (), _whole(reader, content, needs[0], target, context, budget))
     return Recipe(reader.base, tuple(reader.steps))
+
+
+def _read(reader: "_Reader", lines: list[Line], field: str, problems: Problems) -> list[str]:
+    """What of it needs a daemon, each with its line."""
+    needs: list[str] = []
+    for line in lines:
+        where = f"{field}:{line.number}"
+        try:
+            if line.instruction == "ENTRYPOINT":
+                log.warning("%s: ENTRYPOINT is passed over: nothing is started by itself", where)
+            reader.apply(line, where)
+        except _NextStage as exc:
+            return [*needs, f"{where}: {exc}"]
+        except NeedsDaemon as exc:
+            needs.append(f"{where}: {exc}")
+        except _Stop as exc:
+            problems.add(where, str(exc))
+            break
+        except (ConfigError, OSError) as exc:
+            problems.add(where, str(exc))
+    return needs
+
+
+def _whole(
+    reader: "_Reader", content: bytes, needs: str, target: str, context: Path, budget: Budget
+) -> Dockerfile:
+    """For a daemon: the text, its FROM lines led to images, and all of the context."""
+    tree = read_tree(context, budget, skip=reader.hidden)
+    return Dockerfile(
+        text=_led(content.decode(), reader.images),
+        context=tree,
+        args=tuple(sorted(reader.build_args.items())),
+        target=target,
+        needs=needs,
+    )
+
+
+_FROM = re.compile(r"(?im)^(\s*FROM\s+(?:--\S+\s+)*)(\S+)")
+
+
+def _led(text: str, images: Mapping[str, str]) -> str:
+    """FROM lines with the image that the map has for theirs; others are the daemon's to find."""
+
+    def lead(found: re.Match[str]) -> str:
+        try:
+            base = parse_base(find_base(found[2], images))
+        except ConfigError:
+            return found[0]
+        return found[1] + base.path if base.kind == IMAGE else found[0]
+
+    return _FROM.sub(lead, text)
 
 
 class _Stop(ConfigError):
     """A problem after which the rest of the file cannot be read with sense."""
 
 
-def _passed_over(content: bytes, lines: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that the library has left out in silence."""
-    read = {at for line in lines for at in range(line["startline"], line["endline"] + 1)}
-    for at, text in enumerate(content.decode().splitlines()):
-        if text.strip() and at not in read:
-            yield at + 1, text.strip()
+class _NextStage(NeedsDaemon):
+    """The rest is of another stage."""
+
+
+class _NoBase(ConfigError):
+    """The map of bases has none for an image."""
 
 
 class _Reader:
     """The state Docker carries from line to line."""
 
     def __init__(
-        self, context: Path, dockerfile: Path, images: Mapping[str, str], budget: Budget
+        self,
+        context: Path,
+        dockerfile: Path,
+        images: Mapping[str, str],
+        budget: Budget,
+        build_args: Mapping[str, str],
+        setting_of: Callable[[str], Setting],
     ) -> None:
-        self.base: str | None = None
+        self.base = HOST
+        self.base_problem: tuple[str, str] | None = None
+        """Where and why there is no base; no problem for a daemon, which may have the image."""
         self.steps: list[BuildStep] = []
-        self._images = images
+        self.stages: list[str] = []
+        """Names and numbers of the stages so far."""
+        self.images = images
+        self.build_args = build_args
+        self.hidden = read_ignore(context, dockerfile)
         self._budget = budget
+        self._setting_of = setting_of
         self._context = context.resolve()
-        self._hidden = read_ignore(context, dockerfile)
         self._global_args: dict[str, str] = {}
         self._args: dict[str, str] = {}
+        self._base_env: dict[str, str] = {"PATH": USUAL_PATH}
         self._env: dict[str, str] = {}
         self._workdir = "/"
         self._user = ""
-        self._stages = 0
+        self._shell: tuple[str, ...] = SHELL
+        self._line = Line(0, "", "")
         self._verbs: dict[str, Callable[[str], None]] = {
             "FROM": self._from,
+            "RUN": self._run,
+            "SHELL": self._set_shell,
+            "ONBUILD": self._on_build,
             "ARG": self._arg,
             "ENV": self._set_env,
             "WORKDIR": self._set_workdir,
@@ -129,48 +203,57 @@ class _Reader:
             "ADD": lambda value: self._copy("ADD", value),
         }
 
-    def apply(self, instruction: str, value: str) -> None:
+    def apply(self, line: Line, where: str) -> None:
         """One instruction; ConfigError says what is wrong with it."""
-        if instruction in _PASSED_OVER:
+        verb = line.instruction
+        if verb in _PASSED_OVER:
             return
-        if re.search(r"<<-?['\"]?\w", value):
-            raise _Stop(f"{instruction} with a heredoc is not supported; use a file")
-        if instruction in _REFUSED:
-            raise ConfigError(_REFUSED[instruction])
-        if instruction not in self._verbs:
-            raise ConfigError(
-                f"unknown instruction {instruction}{nearest(instruction, self._verbs)}"
-            )
-        if self._stages == 0 and instruction not in ("FROM", "ARG"):
-            raise _Stop(f"{instruction} stands before FROM")
-        self._verbs[instruction](value)
+        if verb not in self._verbs:
+            raise ConfigError(f"unknown instruction {verb}{nearest(verb, self._verbs)}")
+        if not self.stages and verb not in ("FROM", "ARG"):
+            raise _Stop(f"{verb} stands before FROM")
+        self._line = line
+        try:
+            self._verbs[verb](line.value)
+        except _NoBase as exc:
+            self.base_problem = where, str(exc)
 
     @property
     def _variables(self) -> dict[str, str]:
-        return {**self._args, **self._env}
+        return {**self._args, **self._base_env, **self._env}
 
     def _from(self, value: str) -> None:
-        self._stages += 1
-        if self._stages > 1:
-            raise _Stop("a second FROM: more than one stage is not supported; bake the first one")
+        if self.stages:
+            raise _NextStage("a second FROM")
         words = value.split()
         while words and words[0].startswith("--"):
             _check_platform(expand(words.pop(0), self._global_args))
         if len(words) not in (1, 3) or (len(words) == 3 and words[1].upper() != "AS"):
             raise ConfigError(f"FROM {value!r} is not `FROM image` or `FROM image AS name`")
-        self.base = find_base(expand(words[0], self._global_args), self._images)
+        self.stages += ["0", *words[2:]]
+        try:
+            self.base = find_base(expand(words[0], self._global_args), self.images)
+        except ConfigError as exc:
+            raise _NoBase(str(exc)) from exc
+        setting = self._setting_of(self.base)
+        self._base_env.update(setting.env)
+        self._workdir = setting.workdir
+        self._user = "" if setting.user == "root" else setting.user
 
     def _arg(self, value: str) -> None:
         for word in value.split() if "=" not in value else [value]:
-            if "=" in word:
-                self._declare(pairs(word, self._variables if self._stages else self._global_args))
-            elif _PLATFORM_ARGS.fullmatch(word):
-                raise ConfigError(f"ARG {word}, which BuildKit sets, is not supported")
-            elif self._stages and word in self._global_args:
+            name = word.partition("=")[0].strip()
+            if _PLATFORM_ARGS.fullmatch(name):
+                raise NeedsDaemon(f"ARG {name}, which BuildKit sets")
+            if name in self.build_args:
+                self._declare([(name, self.build_args[name])])
+            elif "=" in word:
+                self._declare(pairs(word, self._variables if self.stages else self._global_args))
+            elif self.stages and word in self._global_args:
                 self._args[word] = self._global_args[word]
 
     def _declare(self, values: list[tuple[str, str]]) -> None:
-        (self._args if self._stages else self._global_args).update(values)
+        (self._args if self.stages else self._global_args).update(values)
 
     def _set_env(self, value: str) -> None:
         for key, text in pairs(value, self._variables):
@@ -188,10 +271,30 @@ class _Reader:
 
     def _set_user(self, value: str) -> None:
         user = expand(value.strip(), self._variables)
-        if not user or ":" in user:
-            raise ConfigError(f"USER {value!r}: use one user's name or number, without a group")
+        if not user or user.startswith(":"):
+            raise ConfigError(f"USER {value!r}: use a user's name or number, or user:group")
         self._user = user
         self.steps.append(BuildStep(op="user", value=user))
+
+    def _set_shell(self, value: str) -> None:
+        self._shell = words_of(value)
+        if not self._shell:
+            raise ConfigError(f'SHELL {value!r} is not of the form ["program", "argument"]')
+
+    def _on_build(self, value: str) -> None:
+        raise NeedsDaemon("ONBUILD")
+
+    def _run(self, value: str) -> None:
+        hidden = {**self._base_env, **self._env}
+        self.steps.append(
+            run_step(
+                value,
+                self._line.heredocs,
+                shell=self._shell,
+                variables=self._variables,
+                args={name: text for name, text in self._args.items() if name not in hidden},
+            )
+        )
 
     def _volume(self, value: str) -> None:
         for folder in _words(value, self._variables):
@@ -210,8 +313,14 @@ class _Reader:
         if len(words) < 2:
             raise ConfigError(f"{verb} {value!r} needs a source and a destination")
         made = frozenset(folder for step in self.steps for folder in _folders(step))
-        copy = Copy(verb, tuple(words[:-1]), words[-1], flags, self._workdir, made)
-        self.steps.append(copy_step(copy, self._context, self._hidden, self._budget))
+        inline = {
+            heredoc.name: heredoc.body
+            if heredoc.literal
+            else expand_body(heredoc.body, self._variables)
+            for heredoc in self._line.heredocs
+        }
+        copy = Copy(verb, tuple(words[:-1]), words[-1], flags, self._workdir, made, inline)
+        self.steps.append(copy_step(copy, self._context, self.hidden, self._budget))
 
 
 def _folders(step: BuildStep) -> Iterator[str]:
@@ -233,11 +342,4 @@ def _check_platform(flag: str) -> None:
 
 def _words(text: str, variables: Mapping[str, str]) -> list[str]:
     """The JSON form if it is one, else words at white space; each with variables put in."""
-    if text.startswith("["):
-        try:
-            listed = json.loads(text)
-        except json.JSONDecodeError:
-            listed = None
-        if isinstance(listed, list) and all(isinstance(word, str) for word in listed):
-            return [expand(word, variables) for word in listed]
-    return [expand(word, variables) for word in text.split()]
+    return [expand(word, variables) for word in words_of(text) or text.split()]

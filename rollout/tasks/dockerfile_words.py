@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from rollout.errors import ConfigError
 
+_IN_BODY = re.compile(r"\\\$|\$\{[^}]*\}|\$[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]")
 
 
@@ -15,6 +16,15 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
     `:?word` or `?word` before the `}`. Other forms are a ConfigError.
     """
     return _Reader(text, variables).read()
+
+
+def expand_body(text: str, variables: Mapping[str, str]) -> str:
+    """The lines of a heredoc: only variables are put in, quotes stay, `\\$` is a dollar sign."""
+
+    def put(found: re.Match[str]) -> str:
+        return "$" if found[0] == r"\$" else expand(found[0], variables)
+
+    return _IN_BODY.sub(put, text)
 
 
 class _Reader:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rollout.blueprints import check_images
 from rollout.errors import ConfigError
-from rollout.tasks.harbor_environment import NETWORKS, Allowed
+from rollout.tasks.harbor_environment import BUILD_NETWORKS, NETWORKS, Allowed
 from rollout.tasks.harbor_folder import HarborFolder
 from rollout.tasks.harbor_toml import read_task_toml
 from rollout.tasks.problems import Problems, all_broken, lines_of, nearest
@@ -36,6 +36,8 @@ class HarborTasks:
         images: Mapping[str, str] | None = None,
         network: str = "none",
         env_allow: Sequence[str] = (),
+        build_network: str = "none",
+        secrets: Mapping[str, str] | None = None,
         sudo: bool = False,
         default_mode: str = "shared",
         include: str | Sequence[str] = (),
@@ -54,6 +56,8 @@ class HarborTasks:
         network: `none` runs every task without network, whatever it declares; `as_declared`
             refuses tasks that declare one, since this version delivers none.
         env_allow: variables of this machine that `${VAR}` in tasks may be filled with.
+        build_network: `none` or `host`: what RUN lines of Dockerfiles reach.
+        secrets: ids that RUN lines mount, to the variables of the worker that hold the values.
         sudo: setuid programs work in the sandboxes, sudo and su among them; Docker lets them.
         default_mode: where a task is scored that does not say: `shared` as Harbor has it, or
             `fork` or `fresh`.
@@ -71,7 +75,15 @@ class HarborTasks:
             raise ConfigError(f"task.default_mode: saw {default_mode!r}; use shared, fork or fresh")
         self._path = path
         self._images = check_images(images or {})
-        self._allowed = Allowed(network=network, env=globs("task.env_allow", env_allow), sudo=sudo)
+        if build_network not in BUILD_NETWORKS:
+            raise ConfigError(f"task.build_network: saw {build_network!r}; use none or host")
+        self._allowed = Allowed(
+            network=network,
+            build_network=build_network,
+            secrets=tuple(sorted((secrets or {}).items())),
+            env=globs("task.env_allow", env_allow),
+            sudo=sudo,
+        )
         self._default_mode = ScoreMode(default_mode)
         self._selection = Selection.of(
             include=include,

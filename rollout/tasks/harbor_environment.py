@@ -10,6 +10,7 @@ from rollout.tasks.toml_table import Table
 from rollout.types import HealthCheck, Resources
 
 NETWORKS = ("none", "as_declared")
+BUILD_NETWORKS = ("none", "host")
 _MODES = ("public", "no-network", "allowlist")
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9:.])?(/\d+)?")
 _TEMPLATE = re.compile(r"\$\{([^}:]+)(?::-(.*))?\}", re.DOTALL)
@@ -30,6 +31,8 @@ class Environment:
     env: Pairs = ()
     workdir: str = ""
     healthcheck: HealthCheck | None = None
+    build_network: str = "none"
+    secrets: Pairs = ()
     sudo: bool = False
 
 
@@ -38,6 +41,8 @@ class Allowed:
     """What the config lets tasks have."""
 
     network: str = "none"
+    build_network: str = "none"
+    secrets: Pairs = ()
     env: Collection[str] = ()
     """Variables of the host that `${VAR}` may name."""
     sudo: bool = False
@@ -70,6 +75,8 @@ class EnvironmentReader:
             env=self.env(table),
             workdir=self._workdir(table),
             healthcheck=self._healthcheck(table.table("healthcheck")),
+            build_network=self._allowed.build_network,
+            secrets=self._allowed.secrets,
             sudo=self._allowed.sudo,
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rollout.blueprints import find_base
 from rollout.errors import ConfigError
+from rollout.sandbox.base_settings import base_setting
 from rollout.tasks.dockerfile import Recipe, read_dockerfile
 from rollout.tasks.harbor_environment import Environment
 from rollout.tasks.harbor_toml import Declared
@@ -128,15 +129,30 @@ class HarborFolder:
     def _blueprint_of(self, recipe: Recipe | None, environment: Environment) -> Blueprint:
         if recipe is None:
             return Blueprint()
+        self._check_secrets(recipe, environment)
         return Blueprint(
             name=self._id,
             base=recipe.base,
+            dockerfile=recipe.dockerfile,
             steps=(BuildStep(op="put", dest="/logs", tree=LOGS), *recipe.steps),
             env=environment.env,
             workdir=environment.workdir,
             resources=environment.resources,
+            build_network=environment.build_network,
+            secrets=environment.secrets,
             sudo=environment.sudo,
         )
+
+    def _check_secrets(self, recipe: Recipe, environment: Environment) -> None:
+        known = dict(environment.secrets)
+        for step in recipe.steps:
+            for secret in step.secrets:
+                if secret.required and secret.id not in known:
+                    self._problems.add(
+                        "environment/Dockerfile",
+                        f"RUN needs the secret {secret.id!r}: blueprint.secrets.{secret.id}=NAME "
+                        "gives it the value of a variable",
+                    )
 
     def _image(self, environment: Environment, field: str) -> Recipe | None:
         """The prebuilt image where its base is known, else the Dockerfile it was built from."""
@@ -171,6 +187,7 @@ class HarborFolder:
             images=self._images,
             budget=self._budget,
             problems=self._problems,
+            setting_of=base_setting,
         )
 
     # ------------------------------------------------------------ verifier
@@ -208,7 +225,10 @@ class HarborFolder:
             return None, tests
         if (self._folder / "tests" / "Dockerfile").is_file():
             recipe = self._dockerfile("tests")
-            brought = _below(recipe.steps if recipe else (), "/tests")
+            if recipe is not None and recipe.dockerfile is not None:
+                brought = tests  # what it copies where only the daemon knows
+            else:
+                brought = _below(recipe.steps if recipe else (), "/tests")
             return self._blueprint_of(recipe, own or declared.environment), brought
         if own is None:
             return None, tests

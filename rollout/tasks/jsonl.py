@@ -1,17 +1,30 @@
 """Tasks from a JSONL file, one object a line, its fields mapped by the config."""
 
-import dataclasses
 import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from rollout.config import BlueprintConf, ResourcesConf, limits_of, resources_of
 from rollout.errors import ConfigError
+from rollout.tasks.blueprint import WORKDIR, overlaid, read_foundation
 from rollout.tasks.mapping import FieldMapping, Row, parse_row
 from rollout.tasks.problems import Problems, all_broken, lines_of
 from rollout.tasks.select import Selection
 from rollout.tasks.trees import Budget, locate
-from rollout.types import Blueprint, BuildStep, Resources, ScoreMode, Task, Tree, Verifier
+from rollout.types import (
+    Blueprint,
+    BuildStep,
+    ScoreMode,
+    Task,
+    Tree,
+    Verifier,
+    canonical_json,
+)
+
+OF_ALL = ("mounts", "launch_commands", "ready")
+"""Words of a blueprint that hold for every task of a run."""
 
 
 class JsonlTasks:
@@ -28,10 +41,7 @@ class JsonlTasks:
         path: str,
         fields: Mapping[str, str] | None = None,
         templates: Mapping[str, Any] | None = None,
-        base: str = "host",
-        workdir: str = "/app",
-        env: Mapping[str, str] | None = None,
-        sudo: bool = False,
+        blueprint: Any = None,
         cpu: float | None = None,
         memory_mb: int | None = None,
         disk_mb: int | None = None,
@@ -51,10 +61,8 @@ class JsonlTasks:
             object. A part that is not mapped is looked for under its own name.
         templates: part to text with `$field` or `${field}`, or for files, tests and solution to
             a table of path to such text; goes before `fields`. `$$` is a dollar sign.
-        base: what the sandboxes are made of.
-        workdir: where `files` are put and the agent starts.
-        env: set for every process of the sandbox.
-        sudo: setuid programs work in the sandbox, sudo and su among them.
+        blueprint: what the sandboxes are made of, in the words of `conf/blueprint`; a line's own
+            `blueprint` replaces single ones. `files` are put into its workdir.
         cpu, memory_mb, disk_mb: limits of each sandbox; null leaves them to the config.
         verifier_timeout_s: for the scorer, in seconds.
         include, exclude: globs over task ids.
@@ -67,16 +75,9 @@ class JsonlTasks:
         """
         self._path = path
         self._mapping = FieldMapping.of(fields or {}, templates or {})
-        if not workdir.startswith("/"):
-            raise ConfigError(f"task.workdir: saw {workdir!r}; use an absolute path")
-        self._workdir = posixpath.normpath(workdir)
-        self._blueprint = Blueprint(
-            name=base,
-            base=base,
-            env=tuple((env or {}).items()),
-            sudo=sudo,
-            resources=Resources(cpu=cpu, memory_mb=memory_mb, disk_mb=disk_mb),
-        )
+        self._conf = overlaid(BlueprintConf(), blueprint or {}, "task.blueprint")
+        self._limits = ResourcesConf(cpu=cpu, memory_mb=memory_mb, disk_mb=disk_mb, pids=None)
+        self._read: dict[str, Blueprint] = {}
         self._verifier_timeout_s = float(verifier_timeout_s)
         self._selection = Selection.of(
             include=include,
@@ -155,7 +156,7 @@ class JsonlTasks:
         return Task(
             id=task_id,
             instruction=instruction,
-            blueprint=self._with_files(files),
+            blueprint=self._blueprint(row, files, problems),
             tests=mapping.tree("tests", row, budget, problems),
             solution=mapping.tree("solution", row, budget, problems),
             verifier=Verifier(
@@ -169,7 +170,31 @@ class JsonlTasks:
             metadata=json.dumps(mapping.rest(row), sort_keys=True, ensure_ascii=False),
         )
 
-    def _with_files(self, files: Tree) -> Blueprint:
-        put = (BuildStep(op="put", dest=self._workdir, tree=files),) if files.entries else ()
-        workdir = BuildStep(op="workdir", dest=self._workdir)
-        return dataclasses.replace(self._blueprint, steps=(workdir, *put))
+    def _blueprint(self, row: Row, files: Tree, problems: Problems) -> Blueprint:
+        """The run's with what the line has of its own, each kind read once."""
+        own = self._mapping.table("blueprint", row, problems)
+        key = canonical_json(own)
+        try:
+            if key not in self._read:
+                self._read[key] = self._blueprint_with(own)
+        except ConfigError as exc:
+            problems.lines += str(exc).splitlines()
+            return Blueprint()
+        return _with_files(self._read[key], files)
+
+    def _blueprint_with(self, own: Row) -> Blueprint:
+        for key in own:
+            if key in OF_ALL:
+                raise ConfigError(f"blueprint.{key}: is the whole run's; leave it off here")
+        conf = overlaid(self._conf, own)
+        limits = limits_of(overlaid(BlueprintConf(), own), self._limits)
+        name = conf.dockerfile.path or conf.base
+        return replace(read_foundation(conf, name=name), resources=resources_of(limits))
+
+
+def _with_files(blueprint: Blueprint, files: Tree) -> Blueprint:
+    said = [step.dest for step in blueprint.steps if step.op == "workdir"]
+    workdir = said[-1] if said else WORKDIR
+    put = (BuildStep(op="put", dest=workdir, tree=files),) if files.entries else ()
+    made = () if said else (BuildStep(op="workdir", dest=workdir),)
+    return replace(blueprint, steps=(*blueprint.steps, *made, *put))

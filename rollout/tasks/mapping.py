@@ -13,8 +13,13 @@ from rollout.tasks.problems import Problems, nearest
 from rollout.tasks.trees import Budget
 from rollout.types import Tree, TreeEntry
 
-PARTS = ("id", "instruction", "files", "tests", "solution", "command", "timeout_s")
+PARTS = (
+    *("id", "instruction", "files", "tests", "solution"),
+    *("command", "timeout_s", "blueprint"),
+)
 """What a task can take from a line; `id` and `instruction` it must have."""
+_NO_TEXT = ("timeout_s", "blueprint")
+"""Parts that no template can make."""
 _SCRIPTS = {"tests": "test.sh", "solution": "solve.sh"}
 """Where a part is given as one text, the file that text is."""
 
@@ -55,6 +60,14 @@ class FieldMapping:
             problems.add(self.name(part), f"saw {_shown(value)}; use seconds above 0")
             return None
         return float(value)
+
+    def table(self, part: str, row: Row, problems: Problems) -> Row:
+        """A part that is an object of keys; missing is empty."""
+        value = self._value(part, row, problems)
+        if value is not None and not isinstance(value, dict):
+            problems.add(self.name(part), f"saw {_shown(value)}; use an object")
+            return {}
+        return value or {}
 
     def tree(self, part: str, row: Row, budget: Budget, problems: Problems) -> Tree:
         """A part that is files."""
@@ -150,8 +163,9 @@ def _checked_fields(fields: Mapping[str, str]) -> dict[str, str]:
 
 def _checked_templates(templates: Mapping[str, Any]) -> dict[str, Any]:
     for part, template in templates.items():
-        if part not in PARTS or part == "timeout_s":
-            raise ConfigError(f"task.templates.{part}: no such part{nearest(part, PARTS[:-1])}")
+        if part not in PARTS or part in _NO_TEXT:
+            known = [name for name in PARTS if name not in _NO_TEXT]
+            raise ConfigError(f"task.templates.{part}: no such part{nearest(part, known)}")
         texts = template.values() if isinstance(template, Mapping) else [template]
         if not all(isinstance(text, str) for text in texts):
             raise ConfigError(f"task.templates.{part}: saw {template!r}; use text, or path: text")

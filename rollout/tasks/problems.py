@@ -8,6 +8,10 @@ from rollout.errors import ConfigError
 LINES_SHOWN = 50
 
 
+class NeedsDaemon(ConfigError):
+    """Something of a Dockerfile that no steps can say, so that a Docker daemon must build it."""
+
+
 class Problems:
     """What is wrong with one task: a line each, beginning with the field it stands in."""
 

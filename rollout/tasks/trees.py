@@ -29,6 +29,8 @@ class Budget:
     limit_bytes: int
     used_bytes: int = 0
     entries: int = 0
+    whole: str = "the task"
+    way_out: str = "(task.size_limit_mb); bake large files into the base image"
 
     def take(self, name: str, size_bytes: int) -> None:
         """Count one entry before it is read; ConfigError when it is too much."""
@@ -36,8 +38,8 @@ class Budget:
         self.entries += 1
         if self.used_bytes > self.limit_bytes:
             raise ConfigError(
-                f"{name} brings the task past {self.limit_bytes / (1 << 20):g} MB "
-                "(task.size_limit_mb); bake large files into the base image"
+                f"{name} brings {self.whole} past {self.limit_bytes / (1 << 20):g} MB "
+                f"{self.way_out}"
             )
         if self.entries > TREE_LIMIT_ENTRIES:
             raise ConfigError(f"more than {TREE_LIMIT_ENTRIES} files and folders")

@@ -6,6 +6,7 @@
     tasks       Blueprint, Resources, Task and what a task says of its own scoring
     plan        Plugin, Arm, RolloutSpec, Lease; the ids
     attempts    Attempt, one ended try
+    workspace   Trust, Workspace: what of an agent's files its scorer gets to see
     trajectory  Message, Score, Phase, … and the Trajectory they make up
 
 What changes a result is part of a digest; what does not (executor, pool, store, retries) is not.
@@ -27,9 +28,11 @@ from rollout.types.tasks import (
     Blueprint,
     BuildStep,
     Collect,
+    Dockerfile,
     HealthCheck,
     Output,
     Resources,
+    Secret,
     Task,
     Verifier,
 )
@@ -43,6 +46,7 @@ from rollout.types.trajectory import (
     ToolCall,
     Trajectory,
 )
+from rollout.types.workspace import Change, Changes, Share, Trust, Workspace
 
 __all__ = [
     "AgentStep",
@@ -51,7 +55,10 @@ __all__ = [
     "Attempt",
     "Blueprint",
     "BuildStep",
+    "Change",
+    "Changes",
     "Collect",
+    "Dockerfile",
     "Event",
     "HealthCheck",
     "Lease",
@@ -64,13 +71,17 @@ __all__ = [
     "RolloutSpec",
     "Score",
     "ScoreMode",
+    "Secret",
+    "Share",
     "StopReason",
     "Task",
     "ToolCall",
     "Trajectory",
     "Tree",
     "TreeEntry",
+    "Trust",
     "Verifier",
+    "Workspace",
     "canonical_json",
     "count_by",
     "digest_of",

@@ -7,6 +7,7 @@ from typing import Any
 from rollout.types.attempts import Attempt
 from rollout.types.digests import digest_of, digest_without
 from rollout.types.endings import ScoreMode
+from rollout.types.workspace import Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,12 @@ class Arm:
     """Short and unique in the run, such as `agent=oracle`; `default` without a sweep."""
     agent: Plugin
     scorer: Plugin
+    blueprint: str = ""
+    """The hash of the run's blueprint, where that is swept over; else the tasks tell."""
     model: str = ""
     """Canonical JSON of the model's settings; empty without a model."""
     score_mode: ScoreMode = ScoreMode.AS_DECLARED
+    trust: Trust = Trust.AS_DECLARED
     agent_timeout_s: float | None = None
     """Overrides the task's."""
     timeout_multiplier: float = 1.0
@@ -44,7 +48,14 @@ class Arm:
 
     @property
     def digest(self) -> str:
-        return digest_without(self, "name", "settings")
+        # Younger than the first datasets, whose arms keep their digests: left out where they say
+        # nothing.
+        younger = {
+            "trust": self.trust is Trust.AS_DECLARED,
+            "blueprint": not self.blueprint,
+        }
+        silent = [name for name, says_nothing in younger.items() if says_nothing]
+        return digest_without(self, "name", "settings", *silent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from rollout.types.digests import digest_of, digest_without
 from rollout.types.endings import ScoreMode
 from rollout.types.files import Tree
+from rollout.types.workspace import Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,19 +20,61 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """What one `run` step may read while it runs, and what no layer may hold afterwards."""
+
+    id: str
+    target: str = ""
+    """Absolute path of the file it is read from; empty: `/run/secrets/<id>`."""
+    env: str = ""
+    """Name of the variable it is given as instead of a file; empty: a file."""
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildStep:
     """One step of a blueprint, after parsing: variables are resolved, sources are inlined."""
 
     op: str
-    """`put` (tree -> dest), `workdir`, `env`, `user`."""
+    """`put` (tree -> dest), `object` (stored tar or blob -> dest), `state` (what a sandbox wrote,
+    over all below it), `run`, `workdir`, `env`, `user`; of `Blueprint.launch` also `made` (what
+    `steps` leave at dest)."""
     dest: str = ""
-    """`put`: an absolute folder. `workdir`: the absolute folder, made if missing."""
+    """`put`: an absolute folder. `object`: a folder for a tar, a file for a blob. `made`: a folder
+    that `steps` fill. `workdir`: the absolute folder, made if missing."""
     tree: Tree | None = None
     owner: str = ""
-    """`put`: `user[:group]`; empty means root."""
+    """`put`, `object`: `user[:group]`; empty means root."""
     key: str = ""
     value: str = ""
-    """`env`: key and value. `user`: value."""
+    """`env`: key and value. `user`: value. `object`, and `run` of a mount: value says of what
+    it is a part, for people."""
+    argv: tuple[str, ...] = ()
+    """`run`: the command, with the env, workdir and user of the steps before it."""
+    user: str = ""
+    """`run`: who runs this command alone; empty: as the steps before it have said."""
+    env: tuple[tuple[str, str], ...] = ()
+    """`run`: set for this command alone, as build arguments are."""
+    secrets: tuple[Secret, ...] = ()
+    """`run`: what it may read of `blueprint.secrets`."""
+    object_id: str = ""
+    """`object`, `state`: `sha256:` and 64 hex digits."""
+    steps: tuple["BuildStep", ...] = ()
+    """`made`: done once for an image, where builds may use the network; at each launch, where there
+    is none, `dest` is put as they left it (sandbox/made.py)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dockerfile:
+    """A Dockerfile that only a Docker daemon can build, with all that it is built of."""
+
+    text: str
+    """As written, its FROM lines already led through the map of bases."""
+    context: Tree = Tree()
+    args: tuple[tuple[str, str], ...] = ()
+    target: str = ""
+    needs: str = ""
+    """Where and what in it steps cannot say, for engines that have no daemon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +83,14 @@ class Blueprint:
 
     name: str = "host"
     base: str = "host"
+    dockerfile: Dockerfile | None = None
+    """In place of `base`, where steps cannot say it: for engines with the feature `dockerfile`."""
     steps: tuple[BuildStep, ...] = ()
+    build_network: str = "none"
+    """`none | host`: what `run` steps reach; never what the agent reaches."""
+    secrets: tuple[tuple[str, str], ...] = ()
+    """Of `run` steps: id to the name of the worker's environment variable that holds it. Neither
+    the values nor these names are part of an image."""
     env: tuple[tuple[str, str], ...] = ()
     """Set for every process of the sandbox, after the image's own."""
     workdir: str = ""
@@ -51,6 +101,13 @@ class Blueprint:
     network: str = "none"
     sudo: bool = False
     """Setuid programs work, sudo among them: `no_new_privs` is lifted, and no other wall."""
+    launch: tuple[BuildStep, ...] = ()
+    """Done in each new sandbox before it is handed out, in order: mounts that are not baked in, and
+    launch commands. `run` steps here reach no network."""
+    ready: str = ""
+    """A shell command that must succeed before it is handed out; tried again until then."""
+    agents: tuple[tuple[str, str, str], ...] = ()
+    """Of the agents mounted: name, exact version and where from, for every row."""
 
     @property
     def digest(self) -> str:
@@ -59,7 +116,9 @@ class Blueprint:
     @property
     def image_digest(self) -> str:
         """Covers only what shapes the image, so blueprints that differ in limits share one."""
-        return digest_of((self.base, self.steps))
+        parts = (self.base, self.dockerfile, self.steps)
+        runs = self.dockerfile is not None or any(step.op == "run" for step in self.steps)
+        return digest_of((*parts, self.build_network) if runs else parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +152,8 @@ class Verifier:
     user: str = ""
     mode: ScoreMode = ScoreMode.FORK
     """What AS_DECLARED means for this task; never AS_DECLARED itself."""
+    trust: Trust = Trust.WORKSPACE
+    """What a scorer in FORK mode takes over of the agent's files; never AS_DECLARED itself."""
     blueprint: Blueprint | None = None
     """Of the fresh sandbox; `None`: the task's own."""
     collect: tuple[Collect, ...] = ()

@@ -55,6 +55,16 @@ class AgentStep:
     env_ms: float | None = None
     finish_reason: str | None = None
     error: str | None = None
+    model_name: str | None = None
+    """By the endpoint's own name."""
+    api: str | None = None
+    """The dialect that the agent spoke."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    cost_usd: float | None = None
+    thread: int | None = None
+    """Which conversation of the rollout it goes on with: 0 is the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +128,12 @@ class Trajectory:
     split: str = ""
     agent_name: str = ""
     agent_version: str = ""
+    agents: tuple[tuple[str, str, str], ...] = ()
+    """Mounted in the sandbox: name, exact version and where from."""
     model_name: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
     arm_digest: str = ""
     started_at: datetime
     finished_at: datetime

@@ -20,6 +20,7 @@ import pytest
 import rollout
 from rollout.commands.shell import _typed
 from rollout.errors import ConfigError
+from tests.forked import Forked
 from tests.sandbox.conftest import left_behind, uid_base
 from tests.test_cli import ROOT, TASK_TOML
 
@@ -152,8 +153,8 @@ def test_keys_mean_what_they_mean_inside(fresh: Terminal) -> None:
     fresh.expect("^C", "#")
     fresh.type("echo =$?=\r")
     fresh.expect("=130=", "#")
-    fresh.type("cat\r")
-    fresh.expect("cat\r\n")
+    fresh.type("echo go; cat\r")
+    fresh.expect("cat\r\n", "go\r\n")  # from here on the terminal is cat's, not the line editor's
     fresh.type("line\r")
     fresh.expect("line\r\nline\r\n")
     fresh.type("\x04")
@@ -222,7 +223,18 @@ def test_a_terminal_that_goes_away_ends_it(
 # ---------------------------------------------------------------- pipes and words
 
 
-def run(words: list[str], cwd: Path, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+Done = subprocess.CompletedProcess[bytes]
+Run = Callable[[list[str], Path], Done]
+
+
+@pytest.fixture
+def run(forked: Forked) -> Run:
+    """A line with nothing on its stdin; `started` is for those who have something to say to it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return lambda words, cwd: forked.run(words, cwd=cwd, env=environment, timeout_s=240)
+
+
+def started(words: list[str], cwd: Path, stdin: bytes) -> Done:
     return subprocess.run(
         [sys.executable, "-m", "rollout", *words],
         cwd=cwd,
@@ -236,10 +248,10 @@ def run(words: list[str], cwd: Path, stdin: bytes = b"") -> "subprocess.Complete
 def test_between_pipes_it_is_a_plain_program(engine: list[str], tmp_path: Path) -> None:
     words = ["shell", "--blueprint", "host", *engine]
     command = ["--", "sh", "-c", "wc -c; tty; echo to stderr >&2; exit 5"]
-    done = run([*words, *command], tmp_path, b"x" * 3_000_000)
+    done = started([*words, *command], tmp_path, b"x" * 3_000_000)
     assert (done.returncode, done.stdout) == (5, b"3000000\nnot a tty\n")
     assert done.stderr == b"to stderr\n"
-    script = run([*words, "--cwd", "/tmp"], tmp_path, b"pwd; printf '\\0\\377'; exit 6\n")
+    script = started([*words, "--cwd", "/tmp"], tmp_path, b"pwd; printf '\\0\\377'; exit 6\n")
     assert (script.returncode, script.stdout, script.stderr) == (6, b"/tmp\n\0\xff", b"")
 
 
@@ -273,14 +285,16 @@ def test_a_reader_that_has_seen_enough_ends_it(engine: list[str], tmp_path: Path
         (["no-such-run", "ab"], "no-such-run"),
     ],
 )
-def test_a_slip_exits_with_2_and_says_what(tmp_path: Path, words: list[str], told: str) -> None:
+def test_a_slip_exits_with_2_and_says_what(
+    run: Run, tmp_path: Path, words: list[str], told: str
+) -> None:
     done = run(["shell", *words], tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(b"rollout: ")
     assert told in done.stderr.decode()
 
 
-def test_help_helps_also_before_a_command(tmp_path: Path) -> None:
+def test_help_helps_also_before_a_command(run: Run, tmp_path: Path) -> None:
     done = run(["shell", "--help"], tmp_path)
     assert done.returncode == 0
     assert b"keep_on=" in done.stdout
@@ -288,7 +302,9 @@ def test_help_helps_also_before_a_command(tmp_path: Path) -> None:
         _typed("engine.uid_base", "", 1)
 
 
-def test_users_and_folders_that_are_not_there_are_told(engine: list[str], tmp_path: Path) -> None:
+def test_users_and_folders_that_are_not_there_are_told(
+    run: Run, engine: list[str], tmp_path: Path
+) -> None:
     words = ["shell", "--blueprint", "host", *engine]
     for option in ("--user=nosuch", "--cwd=/no/such"):
         done = run([*words, option, "--", "true"], tmp_path)
@@ -303,8 +319,8 @@ def test_users_and_folders_that_are_not_there_are_told(engine: list[str], tmp_pa
 class Kept:
     """A run of one task whose script leaves files, on an engine of its own."""
 
-    def __init__(self, folder: Path, engine: list[str]) -> None:
-        self.folder, self.engine = folder, engine
+    def __init__(self, folder: Path, engine: list[str], call: Run) -> None:
+        self.folder, self.engine, self.call = folder, engine, call
         self.task = folder / "tasks" / "one"
         files = {
             "task.toml": TASK_TOML,
@@ -319,6 +335,11 @@ class Kept:
             (self.task / name).parent.mkdir(parents=True, exist_ok=True)
             (self.task / name).write_text(text)
 
+    def declare(self, output: str) -> None:
+        """What a fresh scorer is to have."""
+        toml = self.task / "task.toml"
+        toml.write_text(f'artifacts = ["{output}"]\n{toml.read_text()}')
+
     def run(self, script: str, *words: str, code: int = 0) -> dict[str, Any]:
         """Its one row."""
         small = ["executor=local", "executor.workers=1", "store.flush_s=1", "~sweep"]
@@ -326,7 +347,7 @@ class Kept:
         agent = ["agent=script", f"agent.script='{script}'", "retry.max_attempts=1"]
         place = ["+experiment=harbor", f"task.path={self.task.parent}", "name=left"]
         loose = ["retry.storm_share=1"]
-        done = run([*place, *small, *agent, *loose, *self.engine, *words], self.folder)
+        done = self.call([*place, *small, *agent, *loose, *self.engine, *words], self.folder)
         assert done.returncode == code, done.stderr.decode()
         with rollout.open_dataset(str(self.folder / "runs" / "left")) as dataset:
             (row,) = dataset.scan().to_pylist()
@@ -335,13 +356,15 @@ class Kept:
 
     def shell(self, row: dict[str, Any], command: str, *options: str) -> tuple[int, str, str]:
         prefix = row["trajectory_id"][:8]
-        done = run(["shell", "left", prefix, *options, "--", "sh", "-c", command], self.folder)
+        done = self.call(
+            ["shell", "left", prefix, *options, "--", "sh", "-c", command], self.folder
+        )
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 @pytest.fixture
-def kept(tmp_path: Path, engine: list[str]) -> Kept:
-    return Kept(tmp_path, engine)
+def kept(tmp_path: Path, engine: list[str], run: Run) -> Kept:
+    return Kept(tmp_path, engine, run)
 
 
 SCRIPT = "echo mine > new; rm given; echo x > /usr/local/x"
@@ -349,9 +372,12 @@ SCRIPT = "echo mine > new; rm given; echo x > /usr/local/x"
 
 @pytest.mark.parametrize("mode", ["fork", "fresh", "shared"])
 def test_what_the_agent_left_is_there_again(kept: Kept, mode: str) -> None:
+    if mode == "fresh":
+        kept.declare("/app/new")
     row = kept.run(SCRIPT, "keep_on=[ok,agent_error]", f"verifier.mode={mode}")
-    assert (row["outcome"], row["events"]) == ("ok", [])
-    (artifact,) = row["artifacts"]
+    left_out = {"fork": ["left_out"]}.get(mode, [])  # from its scorer, and not from what is kept
+    assert (row["outcome"], [event["kind"] for event in row["events"]]) == ("ok", left_out)
+    (artifact,) = (each for each in row["artifacts"] if each["name"] == "state.tar.gz")
     assert artifact["uri"] == f"artifacts/{row['trajectory_id']}/{row['epoch']}-1/state.tar.gz"
     assert (kept.folder / "runs/left" / artifact["uri"]).stat().st_size == artifact["bytes"]
     code, out, err = kept.shell(row, "ls; cat new /usr/local/x; exit 4")
@@ -428,16 +454,16 @@ def test_a_task_that_has_changed_since_is_told(kept: Kept) -> None:
 
 
 def test_a_wrong_word_in_keep_on_is_told_before_anything_starts(kept: Kept) -> None:
-    done = run(["+experiment=quickstart", "keep_on=[ok,agent_eror]"], kept.folder)
+    done = kept.call(["+experiment=quickstart", "keep_on=[ok,agent_eror]"], kept.folder)
     assert done.returncode == 2
     assert "keep_on: 'agent_eror' is no outcome; did you mean \"agent_error\"?" in (
         done.stderr.decode()
     )
-    done = run(
+    done = kept.call(
         ["+experiment=quickstart", "keep_on=[ok]", "engine=memory", "executor=local"], kept.folder
     )
     assert done.returncode == 2
-    assert b"keep_on: needs engine=native" in done.stderr
+    assert b"keep_on: engine memory lacks" in done.stderr
     assert not (kept.folder / "runs").exists()
 
 
@@ -458,10 +484,59 @@ async def test_a_sandbox_is_a_call(engine: list[str]) -> None:
     assert list(Path(conf.root_dir).glob("owners/*")) == []
     for words, told in (
         ({"blueprint": "hots"}, '"host"'),
-        ({"memry_mb": 1}, '"memory_mb"'),
-        ({"engine": "docker"}, "docker"),
+        ({"memry_mb": 1}, "'memory_mb'"),
+        ({"engine": "dokcer"}, "docker"),
     ):
         with pytest.raises(ConfigError, match=told):
             async with rollout.sandbox(**words):  # type: ignore[arg-type]
                 pass
     assert json.dumps(rollout.__all__).count("sandbox") == 1
+
+
+# ---------------------------------------------------------------- kept by hand
+
+
+def run_shell(cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rollout", "shell", *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_what_was_changed_by_hand_is_a_blueprint_that_another_machine_can_use(
+    tmp_path: Path, engine: list[str], terminal: Callable[..., Terminal]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "env: {WHO: me}\nlaunch_commands: ['date > /tmp/launched']\n"
+        "mounts: [{kind: file, dest: /srv/mounted, content: m}]\n"
+    )
+    shell = terminal("--blueprint", "mine.yaml", "--keep", "first")
+    shell.expect("what you change is kept as first when you leave")
+    shell.type("rm /etc/motd; echo by $WHO > hand; chown 7:8 hand; cat /srv/mounted; exit 3\n")
+    shell.expect("wrote conf/blueprint/first.yaml")
+    assert shell.ended() == 3
+    command = ["--", "sh", "-c", "echo again >> /app/hand; test ! -e /etc/motd"]
+    second = run_shell(tmp_path, "--blueprint", "first", "--keep", "second", *engine, *command)
+    assert second.returncode == 0, second.stderr
+    elsewhere = [f"engine.root_dir={tmp_path}/other", *engine[1:]]
+    look = ["--", "sh", "-c", "cat hand /srv/mounted; stat -c %u:%g hand; ls /tmp; ls /etc/motd"]
+    seen = run_shell(tmp_path, "--blueprint", "second", *elsewhere, *look)
+    assert seen.stdout == "by me\nagain\nm7:8\nlaunched\n"
+    assert "/etc/motd" in seen.stderr
+    kept = (tmp_path / "conf/blueprint/second.yaml").read_text()
+    assert (kept.count("object: sha256:"), "mounts" in kept) == (2, False)
+    (tmp_path / "conf/blueprint/second.yaml").write_text(kept.replace("base: host", "base: debian"))
+    other = run_shell(tmp_path, "--blueprint", "second", *engine, "--", "true")
+    assert (other.returncode, "others than it was kept on" in other.stderr) == (2, True)
+
+
+def test_keep_is_told_what_is_wrong_before_anything_starts(tmp_path: Path) -> None:
+    taken = run_shell(tmp_path, "--blueprint", "host", "--keep", "host", "--", "true")
+    assert (taken.returncode, "there is a blueprint of this name" in taken.stderr) == (2, True)
+    lost = run_shell(tmp_path, "RUN", "abc", "--keep", "x")
+    assert (lost.returncode, "--keep: goes with --blueprint" in lost.stderr) == (2, True)

@@ -112,6 +112,7 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
         "attempts": tuples(attempts),
         "artifacts": tuples(st.builds(Artifact, name=texts, uri=texts, sha256=texts, bytes=large)),
         "limits_enforced": tuples(texts),
+        "agents": tuples(st.tuples(texts, texts, texts)),
         "started_at": times,
         "finished_at": times,
         "extra": st.dictionaries(texts, plain_json, max_size=2),

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from tests.census import census, difference
+from tests.census import Place, census
 
 ROOT = Path(__file__).parent.parent.parent
 TASKS = ROOT / "rollout/tasks/quickstart"
@@ -30,10 +29,12 @@ pytestmark = pytest.mark.native
 class Run:
     """One run name in one folder, started as often as one likes."""
 
-    def __init__(self, folder: Path, *args: str) -> None:
+    def __init__(self, folder: Path, here: Place, *args: str) -> None:
         self.folder = folder
+        self.here = here
         self.root = folder / "runs" / "whole"
-        self.args = ["+experiment=harbor", f"task.path={TASKS}", "name=whole", *args]
+        self.args = ["+experiment=harbor", f"task.path={TASKS}", "name=whole"]
+        self.args += [f"engine.root_dir={here.root_dir}", *args]
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "rollout", *self.args, *more]
@@ -41,7 +42,7 @@ class Run:
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env={**clean, "PYTHONPATH": str(ROOT)},
+            env={**clean, **self.here.environment, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -73,6 +74,14 @@ class Run:
             assert process.poll() is None, ended(process)
             assert time.monotonic() < give_up, f"{count} rows never came"
             time.sleep(0.05)
+        while unseen := self.unseen():
+            assert time.monotonic() < give_up, f"what is left of {unseen} could not be seen"
+            time.sleep(0.05)
+
+    def unseen(self) -> list[str]:
+        """What a kill would leave behind and is not there now: rows may have come before it is."""
+        seen = census(self.here)
+        return [kind for kind in ("processes", "cgroups", "temporary files") if not seen[kind]]
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -80,18 +89,13 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
-@pytest.fixture
-def clean() -> Iterator[None]:
-    """The machine is afterwards as it was before."""
-    before = census()
-    yield
-    assert difference(before, census()) == {}
-
-
-def slow(tmp_path: Path, executor: str, scripts: str = "['sleep 0.5','sleep 0.3']") -> Run:
+def slow(
+    tmp_path: Path, here: Place, executor: str, scripts: str = "['sleep 0.5','sleep 0.3']"
+) -> Run:
     """4 tasks × 2 arms × 6 samples that take a while, committed in small parts."""
     return Run(
         tmp_path,
+        here,
         f"executor={executor}",
         "task.limit=4",
         "samples=6",
@@ -108,12 +112,11 @@ EXECUTORS = ["local", pytest.param("ray", marks=pytest.mark.ray)]
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.usefixtures("clean")
 class TestInterrupted:
     def test_first_interrupt_finishes_what_runs_and_the_next_start_does_the_rest(
-        self, tmp_path: Path, executor: str
+        self, tmp_path: Path, here: Place, executor: str
     ) -> None:
-        run = slow(tmp_path, executor)
+        run = slow(tmp_path, here, executor)
         process = run.start()
         run.wait_for_rows(4, process)
         os.kill(process.pid, signal.SIGINT)
@@ -129,9 +132,9 @@ class TestInterrupted:
         assert {row["outcome"] for row in run.rows()} == {"ok"}
 
     def test_second_interrupt_stops_at_once_and_leaves_a_dataset_that_opens(
-        self, tmp_path: Path, executor: str
+        self, tmp_path: Path, here: Place, executor: str
     ) -> None:
-        run = slow(tmp_path, executor, "['sleep 600','sleep 0.3']")
+        run = slow(tmp_path, here, executor, "['sleep 600','sleep 0.3']")
         process = run.start()
         run.wait_for_rows(2, process)
         os.kill(process.pid, signal.SIGINT)
@@ -143,9 +146,9 @@ class TestInterrupted:
         assert len(run.ids()) == len(set(run.ids())) >= 2
 
     def test_killed_driver_loses_nothing_and_doubles_nothing(
-        self, tmp_path: Path, executor: str
+        self, tmp_path: Path, here: Place, executor: str
     ) -> None:
-        run = slow(tmp_path, executor)
+        run = slow(tmp_path, here, executor)
         for rows in (4, 12):
             process = run.start()
             run.wait_for_rows(rows, process)
@@ -157,14 +160,16 @@ class TestInterrupted:
         bare = pads.dataset(run.root / "trajectories", format="parquet", partitioning=None)
         assert sorted(bare.to_table()["trajectory_id"].to_pylist()) == sorted(run.ids())
 
-    def test_killed_worker_costs_attempts_and_no_row(self, tmp_path: Path, executor: str) -> None:
-        run = slow(tmp_path, executor)
+    def test_killed_worker_costs_attempts_and_no_row(
+        self, tmp_path: Path, here: Place, executor: str
+    ) -> None:
+        run = slow(tmp_path, here, executor)
         process = run.start()
         run.wait_for_rows(4, process)
         worker = "local_worker" if executor == "local" else "WorkerActor"
         below = psutil.Process(process.pid).children(recursive=True)
-        victims = [child for child in below if worker in " ".join(child.cmdline())]
-        assert victims, [child.cmdline() for child in below]
+        victims = [child for child in below if worker in words_of(child)]
+        assert victims, [words_of(child) for child in below]
         victims[0].kill()
         code, output = ended(process)
         assert code == 0, output
@@ -175,11 +180,21 @@ class TestInterrupted:
         assert {attempt["outcome"] for attempt in earlier} == {"sandbox_lost"}
 
 
-@pytest.mark.usefixtures("clean")
-def test_agents_out_of_memory_or_time_are_scored_on_what_they_left(tmp_path: Path) -> None:
+def words_of(process: psutil.Process) -> str:
+    """Its command line; nothing of one that has ended since it was listed."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def test_agents_out_of_memory_or_time_are_scored_on_what_they_left(
+    tmp_path: Path, here: Place
+) -> None:
     hog = "head -c 2000m /dev/zero | tail"
     run = Run(
         tmp_path,
+        here,
         "executor=local",
         "task.limit=1",
         "agent=script",
@@ -198,22 +213,21 @@ def test_agents_out_of_memory_or_time_are_scored_on_what_they_left(tmp_path: Pat
     ]
 
 
-@pytest.mark.usefixtures("clean")
-def test_oracle_scores_one_and_nop_zero_and_everything_is_told(tmp_path: Path) -> None:
-    run = Run(tmp_path, "executor=local", "samples=2")
+def test_oracle_scores_one_and_nop_zero_and_everything_is_told(tmp_path: Path, here: Place) -> None:
+    run = Run(tmp_path, here, "executor=local", "samples=2")
     code, output = run.finish()
     assert code == 0, output
     rows = run.rows()
     assert {(row["agent_name"], row["reward"]) for row in rows} == {("oracle", 1.0), ("nop", 0.0)}
+    assert not any(row["integrity"] for row in rows)
     assert {row["outcome"] for row in rows} == {"ok"}
     assert all(row["attempts"] and row["phases"] and row["limits_enforced"] for row in rows)
     assert (run.root / "run.json").exists()
     assert (run.root / "_final" / "1.json").exists()
 
 
-@pytest.mark.usefixtures("clean")
-def test_added_samples_run_and_a_changed_arm_is_refused(tmp_path: Path) -> None:
-    run = Run(tmp_path, "executor=local", "task.limit=2", "samples=1")
+def test_added_samples_run_and_a_changed_arm_is_refused(tmp_path: Path, here: Place) -> None:
+    run = Run(tmp_path, here, "executor=local", "task.limit=2", "samples=1")
     assert run.finish()[0] == 0
     first = set(run.ids())
     code, output = run.finish("samples=3")

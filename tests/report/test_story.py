@@ -190,10 +190,11 @@ def test_rollouts_are_listed_and_the_list_ends_somewhere() -> None:
             "sample_index": n,
             "outcome": "ok" if n else "model_error",
             "reward": 1.0 if n else None,
+            "integrity": None if n else ["preload_set:/x", "preload_set:/y"],
         }
         for n in range(ROWS_SHOWN + 5)
     ]
     lines = printed(rollouts_table(pa.Table.from_pylist(rows))).splitlines()
-    assert lines[2].split() == ["0" * 32, "[b]a", "t", "0", "model_error", "–"]
+    assert lines[2].split() == ["0" * 32, "[b]a", "t", "0", "model_error", "–", "preload_set"]
     assert lines[3].split()[-1] == "1.000"
     assert lines[-1] == "… and 5 more"

@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
         "reward": pa.float64(),
         "phases": pa.list_(pa.struct({"name": pa.string(), "ms": pa.float64()})),
         "attempts": pa.list_(pa.struct({"n": pa.int32(), "outcome": pa.string()})),
+        "integrity": pa.list_(pa.string()),
     }
 )
 
@@ -34,6 +35,7 @@ def row(task: str, sample: int, reward: float | None, **changed: Any) -> dict[st
         "reward": reward,
         "phases": [],
         "attempts": [{"n": 1, "outcome": outcome}],
+        "integrity": None,
     }
     return plain | changed
 
@@ -54,6 +56,13 @@ def test_two_tasks_of_two_samples() -> None:
     # Deviations sum to +1/4 and -1/4: SE² = 2·(1/16 + 1/16)/16 = 1/64; t(0.975, 1) = 12.7062.
     assert arm.interval is not None
     assert arm.interval.high == pytest.approx(0.375 + 12.7062 / 8, rel=1e-4)
+
+
+def test_signs_of_tampering_are_counted_by_rollout() -> None:
+    signs = ["preload_set:/etc/ld.so.preload", "logs_is_link:/logs", "logs_is_link:/logs/verifier"]
+    arm = summary_of(row("x", 0, 1.0, integrity=signs), row("x", 1, 0.0, integrity=signs[1:]))
+    assert (arm.flagged, arm.signs) == (2, {"logs_is_link": 2, "preload_set": 1})
+    assert summary_of(row("x", 0, 1.0), row("x", 1, 0.0, integrity=[])).flagged == 0
 
 
 def test_a_rollout_without_reward_is_no_zero() -> None:

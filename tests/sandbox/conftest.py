@@ -1,31 +1,45 @@
 """Engines for the contract suite, and the proof that each leaves nothing behind."""
 
 import asyncio
+import functools
 import os
+import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from rollout.config import EngineConf
-from rollout.sandbox.base import Engine, Sandbox
+from rollout.sandbox.base import Engine, Image, Sandbox
+from rollout.sandbox.docker.engine import DockerEngine
 from rollout.sandbox.memory import MemoryEngine
 from rollout.sandbox.native import NativeEngine
-from tests.census import census
+from rollout.types import Blueprint
+from tests.census import cgroups, loop_devices
+from tests.conftest import DEBIAN
+from tests.sandbox.docker_daemon import left_in_daemon
 from tests.sandbox.harness import Bench, Sh, needs_btrfs, shell_in, until_empty
 
 SLOTS = 64
 UIDS_EACH = 65_536
 LACKING: dict[str, frozenset[str]] = {
-    "memory": frozenset({"pty", "ports", "programs", "states"}),
-    "native": frozenset({"users", "states"} if os.geteuid() != 0 else ()),
+    "memory": frozenset({"pty", "ports", "programs", "states", "dockerfile"}),
+    "native": frozenset({"dockerfile", "users", "states"} if os.geteuid() != 0 else {"dockerfile"}),
+    "docker": frozenset({"states"}),
 }
 """The features an engine may do without. What it refuses then is a test like any other."""
 
 
-@pytest.fixture(params=["memory", pytest.param("native", marks=pytest.mark.native)])
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("native", marks=pytest.mark.native),
+        pytest.param("docker", marks=pytest.mark.docker),
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     """Every test below this runs once for each engine; tests/conftest.py says when one is left."""
     kind: str = request.param
@@ -56,6 +70,7 @@ async def engine(kind: str, root_dir: Path) -> AsyncIterator[Engine]:
 async def running(kind: str, root_dir: Path, scratch: str = "auto") -> AsyncIterator[Engine]:
     """A started engine; once closed, nothing of it may be left."""
     tasks = asyncio.all_tasks()
+    before = {path.name for path in root_dir.glob("owners/*")}
     async with AsyncExitStack() as ending:
         made = make_engine(kind, root_dir, scratch)
         ending.push_async_callback(made.close)
@@ -65,11 +80,16 @@ async def running(kind: str, root_dir: Path, scratch: str = "auto") -> AsyncIter
     await until_empty(lambda: asyncio.all_tasks() - tasks - own_task(), "tasks left behind")
     if kind == "native":
         await until_empty(lambda: left_behind(root_dir, owners), "left behind")
+    if kind == "docker":
+        assert left_in_daemon(owners - before) == []
+        assert not {path.name for path in root_dir.glob("owners/*")} - before
 
 
-def make_engine(kind: str, root_dir: Path, scratch: str) -> Engine:
+def make_engine(kind: str, root_dir: Path, scratch: str = "auto") -> Engine:
     if kind == "memory":
         return MemoryEngine()
+    if kind == "docker":
+        return OnDebian(EngineConf(kind=kind, root_dir=str(root_dir)), owner="tests")
     return NativeEngine(
         EngineConf(
             kind=kind,
@@ -81,14 +101,30 @@ def make_engine(kind: str, root_dir: Path, scratch: str) -> Engine:
     )
 
 
+class OnDebian(DockerEngine):
+    """With an image in the place of the host, which it has not."""
+
+    async def build(self, blueprint: Blueprint) -> Image:
+        if blueprint.base == "host":
+            blueprint = replace(blueprint, base=f"image:{DEBIAN}")
+        return await super().build(blueprint)
+
+
 def own_task() -> set[asyncio.Task[object] | None]:
     """A fixture ends in another task than it began in."""
     return {asyncio.current_task()}
 
 
+@functools.cache
 def uid_base() -> int:
-    """A uid range for this test process alone, so that its sandboxes can be told from others."""
-    return 1_000_000_000 + os.getpid() % 500 * SLOTS * UIDS_EACH
+    """Uids for this test process alone, so that its sandboxes can be told from others: twice 64
+    ranges, held as long as it lives by a name that no two processes can bind."""
+    for number in range(250):
+        with socket.socket(socket.AF_UNIX) as claim, suppress(OSError):
+            claim.bind(f"\0rollout-tests-uids-{number}")
+            claim.detach()
+            return 1_000_000_000 + number * 2 * SLOTS * UIDS_EACH
+    pytest.fail("250 test processes on one machine")
 
 
 def left_behind(root_dir: Path, owners: set[str]) -> list[str]:
@@ -96,9 +132,8 @@ def left_behind(root_dir: Path, owners: set[str]) -> list[str]:
     found = [f"process {p.pid} {p.name()}" for p in psutil.process_iter() if _ours(p)]
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     found += [f"mount {line}" for line in mounts if str(root_dir) in line]
-    groups = census(str(root_dir))["cgroups"]
-    found += [group for group in groups if owners & set(Path(group).parts)]
-    found += [loop for loop in census()["loop devices"] if str(root_dir) in loop]
+    found += [group for group in cgroups(root_dir) if owners & set(Path(group).parts)]
+    found += loop_devices(root_dir)
     found += [f"folder {path}" for path in root_dir.glob("owners/*")]
     return found
 

@@ -18,8 +18,9 @@ from rollout.sandbox import volume
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.sandbox.native import NativeEngine
 from rollout.sandbox.native_sandbox import NativeSandbox
+from rollout.sandbox.rooms import MOST
 from rollout.types import Blueprint, BuildStep, Resources, Tree
-from tests.census import census
+from tests.census import loop_devices
 from tests.sandbox.conftest import uid_base
 from tests.sandbox.harness import PATIENCE_S, needs_btrfs, until_empty
 
@@ -64,8 +65,12 @@ class Disks:
         assert made is not None
         return made.root
 
+    def subvolumes(self) -> list[Path]:
+        """Of sandboxes and layers; what the engine makes ahead is its own."""
+        return [path for path in self.volume.iterdir() if not path.name.startswith("r")]
+
     def qgroups(self) -> list[str]:
-        """Of subvolumes that exist or are still being taken apart."""
+        """Of subvolumes that exist or are still being taken apart, rooms among them."""
         made = self.engine._scratches.volume
         assert made is not None
         return sorted(path.name for path in made._qgroups.glob("0_*") if path.name != "0_5")
@@ -81,15 +86,11 @@ def left(root_dir: Path) -> list[str]:
     """Loop devices, mounts and files that stand for sandboxes of this root folder."""
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     return [
-        *loops_of(root_dir),
+        *loop_devices(root_dir),
         *(line for line in mounts if f"{root_dir}/" in line),
         *map(str, (root_dir / "owners").glob("*")),
         *map(str, root_dir.rglob("*.btrfs")),
     ]
-
-
-def loops_of(root_dir: Path) -> list[str]:
-    return [loop for loop in census()["loop devices"] if str(root_dir) in loop]
 
 
 async def out(box: NativeSandbox, script: str, **settings: object) -> str:
@@ -172,7 +173,7 @@ async def test_no_limit_no_volume(disks: Disks) -> None:
     assert box.disk_usage() is None
     assert box.limits_enforced == ()
     assert disks.engine._scratches.volume is None
-    assert loops_of(disks.root_dir) == []
+    assert loop_devices(disks.root_dir) == []
 
 
 async def test_a_volume_too_small_for_all_is_full_and_not_broken(tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ async def test_fork_shares_what_was_written(disks: Disks) -> None:
     assert used_bytes(disks) < 20 * MB
     for each in (box, *forks):
         await each.close()
-    await until_empty(lambda: list(disks.volume.iterdir()), "subvolumes left")
+    await until_empty(disks.subvolumes, "subvolumes left")
 
 
 async def test_a_chain_longer_than_overlays_may_be(disks: Disks) -> None:
@@ -315,9 +316,9 @@ async def test_many_cycles_leave_the_volume_as_it_was(disks: Disks) -> None:
                 ending.push_async_callback(disks.engine.discard, await fork.end_as_image())
                 ending.push_async_callback(disks.engine.discard, snapshot)
         await box.close()
-    await until_empty(lambda: list(disks.volume.iterdir()), "subvolumes left")
-    await until_empty(disks.qgroups, "not taken apart")
-    assert used_bytes(disks) <= before + MB
+    await until_empty(disks.subvolumes, "subvolumes left")
+    await until_empty(lambda: disks.qgroups()[MOST:], "not taken apart")
+    assert used_bytes(disks) <= before + MB * (1 + MOST // 4)
 
 
 def used_bytes(disks: Disks) -> int:
@@ -326,7 +327,7 @@ def used_bytes(disks: Disks) -> int:
 
 
 async def test_a_cancelled_create_leaves_no_subvolume(disks: Disks) -> None:
-    await disks.box(16)
+    box = await disks.box(16)
     for pause_s in (0.0, 0.0005, 0.001, 0.002):
         making = asyncio.create_task(disks.box(16))
         await asyncio.sleep(pause_s)
@@ -334,18 +335,19 @@ async def test_a_cancelled_create_leaves_no_subvolume(disks: Disks) -> None:
         await asyncio.gather(making, return_exceptions=True)
         if not making.cancelled():
             await making.result().close()
-    await until_empty(lambda: list(disks.volume.iterdir())[1:], "subvolumes left")
+    await box.close()
+    await until_empty(disks.subvolumes, "subvolumes left")
 
 
 async def test_a_killed_launcher_takes_its_volume_and_its_layers_along(disks: Disks) -> None:
     box = await disks.box(16)
     await out(box, fill("/srv/a", 4))
     image = await box.snapshot()
-    (loop,) = loops_of(disks.root_dir)
+    (loop,) = loop_devices(disks.root_dir)
     os.kill(disks.launcher_pid, signal.SIGKILL)
     with pytest.raises(SandboxLost):
         await out(box, "true")
-    await until_empty(lambda: loops_of(disks.root_dir), f"still there: {loop}")
+    await until_empty(lambda: loop_devices(disks.root_dir), f"still there: {loop}")
     assert box.disk_usage() is None
     with pytest.raises(SandboxError, match="gone"):
         await disks.box(16, image)
@@ -354,7 +356,7 @@ async def test_a_killed_launcher_takes_its_volume_and_its_layers_along(disks: Di
     await disks.engine.discard(image)
     fresh = await disks.box(16)
     await refused(fresh, fill("/srv/a", 40))
-    assert len(loops_of(disks.root_dir)) == 1
+    assert len(loop_devices(disks.root_dir)) == 1
 
 
 async def test_a_killed_owner_leaves_no_device_and_no_mount(tmp_path: Path) -> None:
@@ -365,7 +367,7 @@ async def test_a_killed_owner_leaves_no_device_and_no_mount(tmp_path: Path) -> N
     )
     assert owner.stdout is not None
     assert (await owner.stdout.readline()).startswith(b"ready")
-    assert len(loops_of(tmp_path)) == 1
+    assert len(loop_devices(tmp_path)) == 1
     assert list(tmp_path.rglob("*.btrfs")) == []
     launchers = [
         child for child in psutil.Process(owner.pid).children() if "launch" in child.cmdline()
@@ -373,7 +375,7 @@ async def test_a_killed_owner_leaves_no_device_and_no_mount(tmp_path: Path) -> N
     for process in (*launchers, psutil.Process(owner.pid)):
         process.kill()
     await owner.wait()
-    await until_empty(lambda: loops_of(tmp_path), "not gone by itself")
+    await until_empty(lambda: loop_devices(tmp_path), "not gone by itself")
     async with Disks(tmp_path):
         assert len(list((tmp_path / "owners").iterdir())) == 1
 
@@ -452,7 +454,7 @@ async def test_a_host_disk_that_fills_up_below_does_no_lasting_harm(small_host: 
 
 async def soon(disks: Disks) -> NativeSandbox:
     """A sandbox as soon as there is space again."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(3 * PATIENCE_S):
         while True:
             with suppress(SandboxError):
                 return await disks.box(16)
@@ -464,7 +466,7 @@ async def test_a_volume_the_kernel_gave_up_is_replaced(
 ) -> None:
     box = await disks.box(16)
     image = await box.snapshot()
-    lost = loops_of(disks.root_dir)
+    lost = loop_devices(disks.root_dir)
     remount_read_only(disks)
     with pytest.raises(SandboxError, match="gone"):
         await disks.box(16, image)
@@ -473,7 +475,7 @@ async def test_a_volume_the_kernel_gave_up_is_replaced(
     assert caplog.text.count("the btrfs image failed") == 1
     with pytest.raises(SandboxLost):
         await box.exec(["true"])
-    await until_empty(lambda: set(lost) & set(loops_of(disks.root_dir)), "the old one stays")
+    await until_empty(lambda: set(lost) & set(loop_devices(disks.root_dir)), "the old one stays")
     assert await out(fresh, "echo fine") == "fine\n"
 
 

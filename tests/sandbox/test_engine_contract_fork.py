@@ -107,7 +107,8 @@ async def test_grandchildren(bench: Bench, box: Sandbox) -> None:
 
 
 async def test_processes_are_not_copied(bench: Bench, box: Sandbox) -> None:
-    pid = (await said(box, "sleep 60 > /dev/null 2>&1 & echo $!")).strip()
+    used = "i=0; while [ $i -lt 50 ]; do (true); i=$((i+1)); done"  # numbers a child gets too
+    pid = (await said(box, f"{used}; sleep 60 > /dev/null 2>&1 & echo $!")).strip()
     (child,) = await forked(bench, box, 1)
     assert await lives(box, pid)
     assert not await lives(child, pid)

@@ -69,6 +69,20 @@ async def test_builds_of_one_blueprint_at_once_agree(engine: Engine) -> None:
     assert len(set(images)) == 1
 
 
+async def test_a_command_of_a_build_leaves_its_files(bench: Bench) -> None:
+    steps = (
+        put("a"),
+        BuildStep(op="env", key="COLOR", value="green"),
+        BuildStep(op="workdir", dest="/job"),
+        BuildStep(op="run", argv=("sh", "-c", "echo $COLOR > here; exit 0")),
+    )
+    box = await bench.sandbox(Blueprint(steps=steps))
+    assert await box.read_file("/job/here") == b"green\n"
+    wrong = BuildStep(op="run", argv=("sh", "-c", "echo so it is; exit 3"))
+    with pytest.raises(BuildError, match=r"(?s)'wrong'.*step 5.*exit code 3.*so it is"):
+        await bench.engine.build(Blueprint(name="wrong", steps=(*steps, wrong)))
+
+
 async def test_a_broken_step_is_named(engine: Engine) -> None:
     steps = (put("a"), put("b", dest="/opt/tool/run/below"))
     with pytest.raises(BuildError, match=r"'broken'.*step 2"):
@@ -394,6 +408,8 @@ CHANGED: dict[str, object] = {
     "resources": Resources(pids=7),
     "network": "open",
     "sudo": True,
+    "launch": (BuildStep(op="run", argv=("true",)),),
+    "ready": "true",
 }
 
 

@@ -73,6 +73,8 @@ async def test_what_one_makes_the_other_does_not_find(
 
 async def test_inotify_is_of_each_its_own(bench: Bench, real_box: Sandbox) -> None:
     """The kernel counts instances by user of the host, unless a sandbox has its own count."""
+    if bench.engine.name == "docker":
+        pytest.skip("root of every container is one user of the host's, as the README says")
     take = "\n".join(
         [
             "made = 0",

@@ -251,7 +251,8 @@ async def test_a_slow_reader_holds_up_none_of_two_hundred(box: Sandbox, sh: Sh) 
 
 
 async def test_an_engine_has_the_features_it_names(engine: Engine, kind: str) -> None:
-    assert engine.features == {"pty", "ports", "programs", "users", "states"} - LACKING[kind]
+    known = {"pty", "ports", "programs", "users", "states", "dockerfile"}
+    assert engine.features == known - LACKING[kind]
 
 
 async def test_without_the_feature_a_terminal_is_refused(engine: Engine, box: Sandbox) -> None:

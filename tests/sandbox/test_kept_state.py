@@ -20,7 +20,7 @@ from rollout.sandbox.memory import MemoryEngine
 from rollout.sandbox.native import NativeEngine
 from rollout.sandbox.restore import restore_layer
 from rollout.types import Blueprint, BuildStep, Tree
-from tests.sandbox.conftest import running, uid_base
+from tests.sandbox.conftest import SLOTS, UIDS_EACH, running, uid_base
 from tests.sandbox.harness import Bench, needs_btrfs, shell_in
 
 pytestmark = [
@@ -68,7 +68,7 @@ python3 -c 'import os; print(os.getxattr("/app/new", "user.note"))'
 async def other(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
     """An engine of another root folder and other uids, as on another machine."""
     folder = tmp_path_factory.mktemp("other")
-    conf = EngineConf(root_dir=str(folder), uid_base=uid_base() + 1_000_000_000, max_slots=64)
+    conf = EngineConf(root_dir=str(folder), uid_base=uid_base() + SLOTS * UIDS_EACH, max_slots=64)
     engine = NativeEngine(conf)
     async with AsyncExitStack() as ending:
         ending.push_async_callback(engine.close)

@@ -56,7 +56,7 @@ def test_a_limit_costs_a_directory_only_where_asked_for(
     assert plan.enforced == ("cpu", "memory")
     assert plan.joins == (
         tmp_path / "cg/cpu,cpuacct/rollout/me/a",
-        tmp_path / "cg/memory/rollout/me/a",
+        tmp_path / "cg/memory/rollout/me/b1/a",
     )
     assert (plan.joins[0] / "cpu.cfs_quota_us", "50000") in plan.writes
     assert (plan.joins[1] / "memory.limit_in_bytes", str(64 << 20)) in plan.writes

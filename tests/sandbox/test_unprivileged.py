@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -20,13 +21,13 @@ import pytest
 
 import rollout
 from rollout.config import EngineConf
-from rollout.errors import SandboxError
+from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.base import SandboxSpec
 from rollout.sandbox.init.build import binary
 from rollout.sandbox.native import NativeEngine
 from rollout.sandbox.native_sandbox import NativeSandbox
 from rollout.sandbox.unprivileged import folder_of_user
-from rollout.types import Blueprint, Resources
+from rollout.types import Blueprint, BuildStep, Resources, Secret
 from tests.everybody import Somebody
 from tests.sandbox.harness import Bench, exists, shell_in, until_empty
 
@@ -115,6 +116,20 @@ async def test_the_hosts_usr_can_be_added_to_and_taken_from(bench: Bench) -> Non
     assert made.stdout == b"mine\n", made.stderr
     assert Path("/usr/bin/env").exists()
     assert not Path("/usr/lib/there").exists()
+
+
+@as_that_user
+async def test_a_build_has_secrets_and_no_network_of_the_host(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLOUT_TEST_TOKEN", "12345678")
+    script = "wc -c < /run/secrets/token > /counted; touch /run/secrets/token"
+    step = BuildStep(op="run", argv=("sh", "-c", script), secrets=(Secret(id="token"),))
+    given = Blueprint(steps=(step,), secrets=(("token", "ROLLOUT_TEST_TOKEN"),))
+    sh = shell_in(await bench.sandbox(given))
+    assert (await sh("cat /counted; ls /run/secrets")).stdout == b"8\n"
+    with pytest.raises(BuildError, match="build_network=host needs root"):
+        await bench.engine.build(replace(given, build_network="host"))
 
 
 @as_that_user

@@ -20,6 +20,7 @@ from rollout.types import (
     Blueprint,
     BuildStep,
     Lease,
+    Output,
     Plugin,
     RolloutSpec,
     ScoreMode,
@@ -36,6 +37,7 @@ TASK = Task(
     instruction="make solved",
     blueprint=Blueprint(steps=(BuildStep(op="workdir", dest="/srv/app"),)),
     tests=Tree.of({"test.sh": VERIFIER}),
+    outputs=(Output(source="/srv/app"),),
     agent_timeout_s=20,
 )
 SPEC = RolloutSpec(
@@ -64,7 +66,7 @@ async def roll(bench: Bench, script: str, mode: ScoreMode) -> Trajectory:
     return (await run_episode(lease, TASK, arm, agent, scorer, bench)).trajectory
 
 
-@pytest.mark.parametrize("mode", [ScoreMode.FORK, ScoreMode.SHARED])
+@pytest.mark.parametrize("mode", [ScoreMode.FORK, ScoreMode.FRESH, ScoreMode.SHARED])
 @pytest.mark.parametrize(
     "debris",
     [
@@ -72,6 +74,7 @@ async def roll(bench: Bench, script: str, mode: ScoreMode) -> Trajectory:
         "rm -rf /srv/app; echo x > /srv/app",
         "rm -rf /srv/app; ln -s /nowhere /srv/app",
         "rm -rf /srv; echo x > /srv",
+        "rm -rf /srv/app; ln -s app /srv/app",
         "rm -rf /logs; echo x > /logs",
         "rm -rf /logs; ln -s /nowhere /logs",
         "mkdir -p /logs; rm -rf /logs/agent; echo x > /logs/agent",

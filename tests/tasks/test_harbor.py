@@ -243,7 +243,10 @@ def test_unknown_keys_name_the_nearest(tmp_path: Path, toml: str, said: str) -> 
             "no base is known for the image 'debian:13'",
         ),
         ({"environment/Dockerfile": "FROM debian:13"}, '{"debian:13": host}'),
-        ({"environment/Dockerfile": DOCKERFILE + "RUN true"}, "environment/Dockerfile:3: RUN is"),
+        (
+            {"environment/Dockerfile": DOCKERFILE + "RUN --mount=type=secret,id=a,required x"},
+            "environment/Dockerfile: RUN needs the secret 'a': blueprint.secrets.a=NAME",
+        ),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, files: dict[str, str], said: str) -> None:
@@ -448,3 +451,24 @@ def test_wrong_settings(tmp_path: Path, settings: dict[str, object], said: str) 
     with pytest.raises(ConfigError) as caught:
         HarborTasks(**{"path": str(tmp_path), **settings}).load()  # type: ignore[arg-type]
     assert said in str(caught.value)
+
+
+def test_commands_of_dockerfiles_have_the_network_and_secrets_of_the_config(tmp_path: Path) -> None:
+    run = "RUN --mount=type=secret,id=pip,required pip install x"
+    folder = make_task(tmp_path)
+    write(folder, {"environment/Dockerfile": DOCKERFILE + run})
+    (task,) = load(tmp_path, build_network="host", secrets={"pip": "PIP_TOKEN"})
+    assert task.blueprint.build_network == "host"
+    assert task.blueprint.secrets == (("pip", "PIP_TOKEN"),)
+    assert task.blueprint.steps[-1].argv == ("/bin/sh", "-c", "pip install x")
+    with pytest.raises(ConfigError, match=r"task\.build_network: saw 'all'; use"):
+        load(tmp_path, build_network="all")
+
+
+def test_a_dockerfile_for_a_daemon_goes_into_the_task_whole(tmp_path: Path) -> None:
+    folder = make_task(tmp_path)
+    write(folder, {"environment/Dockerfile": DOCKERFILE + "FROM debian:13\n"})
+    (task,) = load(tmp_path)
+    assert task.blueprint.dockerfile is not None
+    assert task.blueprint.dockerfile.needs == "environment/Dockerfile:3: a second FROM"
+    assert task.blueprint.base == "host"

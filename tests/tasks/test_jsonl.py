@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from rollout.compose import compose
+from rollout.compose import Composed, compose
 from rollout.errors import ConfigError
+from rollout.plugins import plugin_of
 from rollout.sandbox.base import Image, SandboxSpec
 from rollout.tasks.jsonl import JsonlTasks
-from rollout.types import Resources, ScoreMode, Task, Tree
+from rollout.types import Blueprint, BuildStep, Resources, ScoreMode, Task, Tree
 
 
 def source(tmp_path: Path, lines: list[Any], **settings: Any) -> JsonlTasks:
@@ -40,13 +41,13 @@ def test_own_names(tmp_path: Path) -> None:
         "timeout_s": 30,
         "level": "easy",
     }
-    (task,) = load(tmp_path, [line], cpu=0.5, memory_mb=64, env={"A": "b"}, verifier_timeout_s=9)
+    (task,) = load(tmp_path, [line], cpu=0.5, blueprint={"env": {"A": "b"}}, verifier_timeout_s=9)
     assert not task.blueprint.sudo
     assert (task.id, task.instruction, task.agent_timeout_s) == ("7", "Do it.", 30.0)
     assert files_of(task) == {"a/b.py": b"x = 1\n", "run": b"#!/bin/sh\n"}
     assert task.blueprint.steps[0].dest == "/app"
     assert task.blueprint.env == (("A", "b"),)
-    assert task.blueprint.resources == Resources(cpu=0.5, memory_mb=64)
+    assert task.blueprint.resources == Resources(cpu=0.5)
     assert task.tests.files() == {"test.sh": b"exit 0"}
     assert task.solution.files() == {"solve.sh": b"echo done"}
     assert (task.verifier.command, task.verifier.timeout_s) == ("true", 9.0)
@@ -58,11 +59,39 @@ def test_own_names(tmp_path: Path) -> None:
 
 def test_sudo_goes_from_the_config_to_the_sandbox(tmp_path: Path) -> None:
     composed = compose(["task=jsonl", "task.path=x", "blueprint.sudo=true"])
-    (task,) = load(tmp_path, [{"id": 1, "instruction": "x"}], sudo=composed.conf.task["sudo"])
+    (task,) = load(tmp_path, [{"id": 1, "instruction": "x"}], blueprint=in_task(composed))
     image = Image(engine="memory", digest="d")
     spec = SandboxSpec.for_blueprint(image, task.blueprint)
     assert spec.sudo
     assert spec.fingerprint != replace(spec, sudo=False).fingerprint
+
+
+def in_task(composed: Composed) -> dict[str, Any]:
+    """The run's blueprint as the task source gets it."""
+    blueprint: dict[str, Any] = plugin_of(composed.conf.task).kwargs()["blueprint"]
+    return blueprint
+
+
+def test_a_line_may_change_single_words_of_the_blueprint(tmp_path: Path) -> None:
+    words = ["blueprint.workdir=/w", "blueprint.env={A: b}", "blueprint.steps=[{run: make}]"]
+    composed = compose(["task=jsonl", "task.path=x", *words, "blueprint.size=small"])
+    own = {"base": "host-frozen", "size": "x_small", "resources": {"memory_mb": 9}}
+    lines = [GOOD, {"id": "b", "instruction": "x", "files": {"f": ""}, "blueprint": own}]
+    plain, other = load(tmp_path, lines, cpu=7, blueprint=in_task(composed))
+    assert plain.blueprint == Blueprint(
+        name="host",
+        steps=(
+            BuildStep(op="workdir", dest="/w"),
+            BuildStep(op="run", argv=("/bin/sh", "-c", "make")),
+        ),
+        env=(("A", "b"),),
+        resources=Resources(cpu=7),
+    )
+    assert other.blueprint.base == "host-frozen"
+    assert other.blueprint.steps[:2] == plain.blueprint.steps
+    assert other.blueprint.steps[2].dest == "/w"
+    assert other.blueprint.resources == Resources(cpu=0.5, memory_mb=9, disk_mb=4096)
+    assert json.loads(other.metadata) == {}
 
 
 def test_mapped_fields_and_templates(tmp_path: Path) -> None:
@@ -111,6 +140,9 @@ GOOD = {"id": "a", "instruction": "x"}
         ({**GOOD, "id": "b", "tests": {"a": "\udcff"}}, {}, "tests: 'a' holds half a character"),
         ({**GOOD, "id": "b", "timeout_s": 0}, {}, "timeout_s: saw 0; use seconds above 0"),
         ({**GOOD, "id": "b", "timeout_s": "5"}, {}, "timeout_s: saw '5'"),
+        ({**GOOD, "id": "b", "blueprint": "big"}, {}, "blueprint: saw 'big'; use an object"),
+        ({**GOOD, "id": "b", "blueprint": {"size": "big"}}, {}, "blueprint.size: 'big' is none of"),
+        ({**GOOD, "id": "b", "blueprint": {"ready": "x"}}, {}, "blueprint.ready: is the whole run"),
         ({**GOOD, "id": "b", "files": {"x": "y" * 99}}, {"size_limit_mb": 5e-5}, "files: x brings"),
     ],
 )
@@ -133,7 +165,8 @@ def test_bad_lines_are_told_by_number_and_field(
         ({"fields": {"tests": "tset"}}, "line 1 (a): tset: the line has no such field"),
         ({"templates": {"command": "$idd"}}, "template command: the line has no field 'idd'; did"),
         ({"templates": {"command": "cost $5"}}, "write $$ for a dollar sign"),
-        ({"workdir": "app"}, "task.workdir: saw 'app'"),
+        ({"blueprint": {"workdir": "app"}}, "blueprint.workdir: saw 'app'"),
+        ({"blueprint": {"bace": "host"}}, "task.blueprint.bace: unknown key; did you mean 'base'?"),
     ],
 )
 def test_wrong_settings(tmp_path: Path, settings: dict[str, Any], said: str) -> None:

@@ -4,8 +4,8 @@
  * outside Python, whose other work it would hold up.
  *
  * Lines in, split at tabs:                             Lines out, one for each:
- *   ID cgroup=DIRECTORY ... tree=PATH ...                ID | ID TEXT if something is left
- *      subvolume=PATH ...
+ *   ID tree=PATH ... subvolume=PATH ...                  ID | ID TEXT if something is left
+ *      cgroup=DIRECTORY ... batch=DIRECTORY
  *
  * Ends at once with its stdin: then the owner has ended, and the rest is the next sweep's. */
 #define _GNU_SOURCE
@@ -15,11 +15,16 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/time.h>
 #include <time.h>
 
 #define CGROUP_TRIES 5000
 #define CGROUP_PAUSE_NS 2000000
+#define BATCH_TRIES 3
+#define BATCH_PAUSE_NS 50000000
+#define RECLAIM_MOST_US 100000
 #define GONE -2
 
 /* EBUSY until the kernel has let the last process go, which is after its parent reaped it. */
@@ -34,6 +39,35 @@ static int clear_cgroup(const char *path)
 		nanosleep(&pause, NULL);
 	}
 	return failed("remove cgroup %s", path);
+}
+
+static void interrupt(int number)
+{
+	(void)number;
+}
+
+static void set_alarm(suseconds_t after_us)
+{
+	struct itimerval timer = {.it_value.tv_usec = after_us};
+	setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+/* A memory directory of version 1 below which all have ended: page cache that is still charged to
+ * them, gone as they are, keeps the kernel from forgetting them. The first try may only have it
+ * write out what is dirty, and each is cut short: what stays then goes when memory is needed. */
+static int clear_batch(const char *path)
+{
+	struct timespec pause = {.tv_nsec = BATCH_PAUSE_NS};
+	char name[512];
+	snprintf(name, sizeof name, "%s/memory.force_empty", path);
+	for (int tries = 0; tries < BATCH_TRIES; tries++) {
+		if (tries)
+			nanosleep(&pause, NULL);
+		set_alarm(RECLAIM_MOST_US);
+		write_text(name, "0");
+		set_alarm(0);
+	}
+	return clear_cgroup(path);
 }
 
 /* Parts `path` at its last name. Returns the folder it is in, GONE or -1. */
@@ -85,6 +119,8 @@ static int clear_field(char *field)
 		return clear_tree(field + 5);
 	if (!strncmp(field, "subvolume=", 10))
 		return clear_subvolume(field + 10);
+	if (!strncmp(field, "batch=", 6))
+		return clear_batch(field + 6);
 	errno = 0;
 	return failed("unknown field '%s'", field);
 }
@@ -111,6 +147,7 @@ int clear_main(int argc, char **argv)
 		die("usage: rollout-box clear OWNER_FOLDER (%m)");
 	if (geteuid() && enter_own_userns())
 		die("%s", trouble);
+	sigaction(SIGALRM, &(struct sigaction){.sa_handler = interrupt}, NULL);
 	while ((length = getline(&line, &room, stdin)) > 0) {
 		if (line[length - 1] != '\n')
 			return 1; /* whoever wrote it ended in the middle */

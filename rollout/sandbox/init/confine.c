@@ -39,10 +39,12 @@ int set_limits(const struct request *r)
 static int cut_bounding_set(void)
 {
 	for (unsigned long cap = 0; cap < 64; cap++) {
-		if (kept & CAP(cap))
-			continue;
-		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
-			return errno == EINVAL ? 0 : failed("drop capability %lu", cap);
+		/* Dropping needs a capability itself, which a container that lacks these may lack. */
+		int there = prctl(PR_CAPBSET_READ, cap, 0, 0, 0);
+		if (there < 0) /* past the last one */
+			return 0;
+		if (there && !(kept & CAP(cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
+			return failed("drop capability %lu", cap);
 	}
 	return 0;
 }
@@ -57,11 +59,31 @@ static int cut_capabilities(void)
 	return syscall(SYS_capset, &header, data) ? failed("cut capabilities") : 0;
 }
 
+/* Sockets without a path are the network's: in the host's, its own daemons listen on some. Kernels
+ * before 6.12 cannot hold them back. */
+static int leave_abstract_sockets(void)
+{
+	struct {
+		uint64_t files, ports, scoped;
+	} rules = {.scoped = 1};
+	int set = (int)syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
+	if (set < 0)
+		return errno == ENOSYS || errno == EOPNOTSUPP || errno == E2BIG || errno == EINVAL
+			       ? 0
+			       : failed("make a landlock ruleset");
+	if (syscall(SYS_landlock_restrict_self, set, 0))
+		return failed("leave the host's abstract sockets");
+	close(set);
+	return 0;
+}
+
 /* The filter comes before the cut: without no_new_privs, installing one needs CAP_SYS_ADMIN. */
 int drop_privileges(const struct request *r)
 {
 	if (!r->sudo && !weak(r, "no_new_privs") && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return failed("set no_new_privs");
+	if (r->host_network && leave_abstract_sockets())
+		return -1;
 	if (!weak(r, "bounding") && !weak(r, "caps") && cut_bounding_set())
 		return -1;
 	if (!weak(r, "seccomp") && install_filter())

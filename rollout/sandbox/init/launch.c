@@ -6,6 +6,8 @@
  *   unmount ID  kills it, and tells once its mounts are gone too
  *   stop ID, continue ID  all its processes     signaled ID TROUBLE
  *   forget ID  closes its scratch
+ *   room NAME key=value ...  makes a room ahead (rooms.c), for a `create` with room=NAME
+ *   drop NAME                               dropped NAME WHY, also if it was not ready in time
  *   volume IMAGE  mounts a btrfs image       volume FD | volume -1 TEXT
  *          in place of the one before; `-` mounts none
  * The first line out is `ready` or `error - TEXT`.
@@ -24,10 +26,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/sendfile.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -100,26 +100,38 @@ static int find_maps(struct stack *stack, uint32_t onto)
 	return 0;
 }
 
-static int prepare(struct request *r)
+int find_all_maps(struct request *r)
 {
 	r->userns = map_ids(0, r->uids);
-	if (r->userns < 0 || find_maps(&r->root, r->uids) || find_maps(&r->usr, r->uids))
+	return r->userns < 0 || find_maps(&r->root, r->uids) || find_maps(&r->usr, r->uids) ? -1 : 0;
+}
+
+static int prepare(struct request *r)
+{
+	if (make_cgroups(r) || take_room(r))
 		return -1;
-	if (make_cgroups(r) || open_scratch(r))
+	if (r->room.mounts >= 0)
+		return 0;
+	if (find_all_maps(r) || open_scratch(r))
 		return -1;
-	r->network = take_spare_network();
+	r->network = r->host_network ? -1 : take_spare_network();
 	if (r->network < 0 && own_proc())
 		return -1;
 	return take_devices(r) || take_spare_scratch(r) ? -1 : 0;
+}
+
+static uint64_t spaces_of_a_room(const struct request *r)
+{
+	bool own_network = r->network < 0 && !r->host_network;
+	return CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | (own_network ? CLONE_NEWNET : 0);
 }
 
 static int spawn(const struct request *r)
 {
 	int ready[2];
 	struct clone_args args = {
-		.flags = (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
-			  (r->cgroup ? CLONE_INTO_CGROUP : 0) |
-			  (r->network < 0 ? CLONE_NEWNET : 0)) &
+		.flags = (CLONE_NEWPID | (r->cgroup ? CLONE_INTO_CGROUP : 0) |
+			  (r->room.mounts >= 0 ? 0 : spaces_of_a_room(r))) &
 			 ~shared_namespaces(r),
 		.exit_signal = SIGCHLD,
 		.cgroup = r->cgroup ? (uint64_t)r->cgroup_fd : 0,
@@ -150,7 +162,10 @@ static void create(char *line)
 		if (r.scratch >= 0)
 			close(r.scratch);
 	}
-	drop_map(r.userns);
+	if (r.room.mounts >= 0)
+		close_room(&r.room);
+	else
+		drop_map(r.userns);
 	if (r.cgroup_fd >= 0)
 		close(r.cgroup_fd);
 	if (r.network >= 0)
@@ -187,9 +202,9 @@ static void bury(struct box *box, int status)
 		printf("exited\t%s\t%d\n", box->id, status);
 	else
 		printf("error\t%s\t%s\n", box->id, box->error ? box->error : "it ended at once");
+	fflush(stdout); /* nobody need wait for the rest */
 	box->pid = 0;
-	let_mounts_go(box->mounts);
-	give_devices_back(box->devices);
+	let_go(box->mounts, box->devices);
 	if (box->state == LIVE && box->scratch >= 0)
 		box->state = ENDED; /* its files may still be wanted */
 	else
@@ -200,7 +215,7 @@ static void reap(void)
 {
 	int status;
 	for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
-		for (int i = 0; i < box_count; i++)
+		for (int i = maker_ended(pid) ? box_count : 0; i < box_count; i++)
 			if (boxes[i].pid == pid) {
 				bury(&boxes[i], status);
 				break;
@@ -250,6 +265,10 @@ static void obey(char *line)
 		signal_one(rest, SIGCONT);
 	else if (!strcmp(verb, "forget") && rest)
 		forget(rest);
+	else if (!strcmp(verb, "room") && rest)
+		order_room(rest);
+	else if (!strcmp(verb, "drop") && rest)
+		drop_room(rest);
 	else if (!strcmp(verb, "volume") && rest)
 		make_volume(rest);
 	else
@@ -278,19 +297,6 @@ static bool read_requests(void)
 
 /* ---------------------------------------------------------------- the launcher's own life */
 
-static int seal_binary(void)
-{
-	struct stat about;
-	int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-	self.binary = memfd_create("rollout-init", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (from < 0 || self.binary < 0 || fstat(from, &about) || fchmod(self.binary, 0555) ||
-	    sendfile(self.binary, from, NULL, (size_t)about.st_size) != about.st_size ||
-	    fcntl(self.binary, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE))
-		return failed("make a sealed copy of the program");
-	close(from);
-	return 0;
-}
-
 static int open_self(void)
 {
 	struct rlimit files;
@@ -299,7 +305,9 @@ static int open_self(void)
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
 	self.self = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	return self.self < 0 ? failed("open a pidfd") : seal_binary();
+	if (self.self < 0)
+		return failed("open a pidfd");
+	return (self.binary = sealed_copy()) < 0 ? -1 : 0;
 }
 
 static int open_signals(void)
@@ -330,15 +338,16 @@ static void make_ahead(void)
 
 static void serve(int signals, int parent)
 {
-	struct pollfd fds[3 + STARTING_AT_ONCE];
+	struct pollfd fds[4 + STARTING_AT_ONCE];
 	struct signalfd_siginfo info;
 	for (;;) {
-		int count = 3;
+		int count = 4;
 		/* Left out of the poll while enough are being made: the pipe holds the rest. */
 		fds[0] = (struct pollfd){starting < STARTING_AT_ONCE ? STDIN_FILENO : -1, POLLIN, 0};
 		fds[1] = (struct pollfd){signals, POLLIN, 0};
 		fds[2] = (struct pollfd){parent, POLLIN, 0};
-		for (int i = 0; i < box_count && count < 3 + STARTING_AT_ONCE; i++)
+		fds[3] = (struct pollfd){maker_answers(), POLLIN, 0};
+		for (int i = 0; i < box_count && count < 4 + STARTING_AT_ONCE; i++)
 			if (boxes[i].state == STARTING)
 				fds[count++] = (struct pollfd){boxes[i].ready, POLLIN, 0};
 		int events = poll(fds, (nfds_t)count, !starting && wants_spare() ? 0 : -1);
@@ -351,8 +360,12 @@ static void serve(int signals, int parent)
 				hear_ready(&boxes[i]);
 		if (fds[1].revents && read(signals, &info, sizeof info) > 0)
 			reap();
+		if (fds[3].revents)
+			hear_maker();
 		if (fds[2].revents || (fds[0].revents && !read_requests()))
 			return;
+		if (!starting) /* else it would only take time from those that are waited for */
+			send_order();
 		fflush(stdout);
 	}
 }
@@ -365,6 +378,7 @@ static void end_all(int signals)
 		if (boxes[i].pid)
 			kill(boxes[i].pid, SIGKILL);
 	stop_undertaker();
+	stop_maker();
 	for (;;) {
 		pid_t pid = waitpid(-1, NULL, WNOHANG);
 		if (pid < 0)
@@ -388,7 +402,7 @@ int launch_main(int argc, char **argv)
 	else if (parent < 0 || signals < 0)
 		failed("open a pidfd and a signalfd");
 	else if (!(geteuid() && enter_own_userns()) && !open_self() && !build_filter() &&
-		 !prepare_mounts(argc - 2, argv + 2) && !start_undertaker()) {
+		 !prepare_mounts(argc - 2, argv + 2) && !start_undertaker() && !start_maker()) {
 		printf("ready\n");
 		fflush(stdout);
 		serve(signals, parent);

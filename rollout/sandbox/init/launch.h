@@ -31,9 +31,21 @@ struct stack {
 	struct layer at[MAX_LAYERS];
 };
 
-/* One line of `create`; all strings point into that line. */
+/* Made ahead, see rooms.c; all are descriptors but `devices`. */
+struct room {
+	int mounts, network, ipc, uts;
+	int userns;   /* of the uids it is for */
+	int listener; /* of its init */
+	int devices;  /* number of its /dev */
+};
+#define NO_ROOM ((struct room){-1, -1, -1, -1, -1, -1, 0})
+
+/* One line of `create`, or of `room`; all strings point into that line. */
 struct request {
 	const char *id;
+	bool ahead; /* nobody's yet: its folder is among the spare ones */
+	const char *room_name; /* the room ordered for it, or NULL */
+	struct room room;
 	uint32_t uids; /* first host uid of the sandbox's own range */
 	int userns;
 	struct stack root, usr;
@@ -42,6 +54,7 @@ struct request {
 	bool subvolume;                   /* scratch is a subvolume of the volume */
 	unsigned long long subvolume_bytes; /* its limit; 0: none */
 	int network;                      /* a spare one, or -1 */
+	bool host_network;                /* the launcher's, that is the host's; while an image is built */
 	bool has_scratch;                 /* its folders were made ahead */
 	int devices;                      /* number of its /dev; 0: the shared one, or none yet */
 	const char *cgroup;               /* v2 directory, or NULL */
@@ -65,6 +78,7 @@ struct launcher {
 };
 
 int launch_main(int argc, char **argv);
+int find_all_maps(struct request *r);
 
 /* trouble.c: the one place for error texts; errno's own text is appended unless errno is 0. */
 extern char trouble[512];
@@ -72,6 +86,10 @@ int failed(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int write_text(const char *path, const char *text);
 
 int parse_create(char *line, struct request *r);
+int parse_room(char *line, struct request *r);
+
+/* sealed.c */
+int sealed_copy(void);
 
 /* ids.c */
 int enter_own_userns(void);
@@ -87,18 +105,22 @@ int join_cgroups(const struct request *r);
 /* mounts.c */
 int prepare_mounts(int keep_count, char **keep);
 int own_proc(void);
+int mount_proc_once(void);
 int open_scratch(struct request *r);
 int mount_all(const struct request *r);
+int mount_proc(void);
 int pivot(const struct request *r);
 
 /* devices.c */
 int open_devices(void);
 bool wants_spare_devices(void);
 void make_spare_devices(void);
+int make_devices_ahead(int *number);
 int take_devices(struct request *r);
 void give_devices_back(int number);
 
 /* scratch.c */
+const char *own_folder(const struct request *r);
 const char *scratch_folder(const struct request *r, char *room, size_t size);
 bool wants_spare_scratch(void);
 void make_spare_scratch(void);
@@ -108,6 +130,8 @@ int make_scratch(const struct request *r);
 /* volume.c */
 void keep_devices(void);
 void make_volume(const char *image);
+int find_volume(void);
+void forget_volume(void);
 int make_subvolume(const struct request *r);
 int remove_subvolume(int folder, const char *name);
 
@@ -115,16 +139,30 @@ int remove_subvolume(int folder, const char *name);
 bool wants_spare_network(void);
 void make_spare_network(void);
 int take_spare_network(void);
-int enter_network(int spare);
+int set_up_network(void);
+int enter_network(const struct request *r);
 
 /* everybody.c */
 int signal_everybody(pid_t init, int number);
+
+/* rooms.c */
+int start_maker(void);
+void stop_maker(void);
+int maker_answers(void);
+bool maker_ended(pid_t pid);
+void hear_maker(void);
+void send_order(void);
+void order_room(const char *line);
+void drop_room(const char *name);
+int take_room(struct request *r);
+int enter_room(const struct room *room);
+void close_room(struct room *room);
 
 /* undertaker.c */
 int start_undertaker(void);
 void stop_undertaker(void);
 int hold_mounts(pid_t pid);
-void let_mounts_go(int mounts);
+void let_go(int mounts, int devices);
 
 /* confine.c */
 int set_limits(const struct request *r);
@@ -149,6 +187,8 @@ int raise_limits(const struct request *r);
 #endif
 
 /* sandbox.c */
+int furnish(const struct request *r, int *listener);
+int set_hostname(void);
 _Noreturn void become_sandbox(const struct request *r, const struct launcher *l, int ready);
 
 #endif

@@ -13,6 +13,7 @@ const char sources_digest[] __attribute__((used)) = SOURCES_DIGEST;
 int launch_main(int argc, char **argv) __attribute__((weak));
 int clear_main(int argc, char **argv) __attribute__((weak));
 int owning_main(int argc, char **argv) __attribute__((weak));
+int serve_main(int argc, char **argv) __attribute__((weak));
 
 int main(int argc, char **argv)
 {
@@ -28,5 +29,7 @@ int main(int argc, char **argv)
 		return clear_main(argc, argv);
 	if (argc >= 2 && strcmp(argv[1], "owning") == 0 && owning_main)
 		return owning_main(argc, argv);
-	die("usage: rollout-box init | launch ... | clear ... | owning ...");
+	if (argc >= 2 && strcmp(argv[1], "serve") == 0 && serve_main)
+		return serve_main(argc, argv);
+	die("usage: rollout-box init | launch ... | clear ... | owning ... | serve ...");
 }

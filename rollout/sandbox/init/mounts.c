@@ -120,13 +120,24 @@ int prepare_mounts(int keep_count, char **keep)
 	return trim_mounts(keep_count, keep) || make_mount_points() || open_devices() ? -1 : 0;
 }
 
+/* The maker of rooms has one for each, in the mount namespace that it makes. */
+static bool proc_is_new;
+
+int mount_proc_once(void)
+{
+	proc_is_new = true;
+	if (mount("proc", "mnt/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
+		return failed("mount a /proc for the maker");
+	return 0;
+}
+
 /* A /proc/sys keeps a name for each namespace that ever asked it for a setting and is still there,
  * all of them in one hash chain: with thousands alive, a lookup would take longer than the rest of
  * a sandbox's making. So the launcher asks one of its own, and takes a new one now and then. */
 int own_proc(void)
 {
 	static int uses;
-	if (uses++ % PROC_USES || (unprivileged && uses > 1))
+	if (proc_is_new || uses++ % PROC_USES || (unprivileged && uses > 1))
 		return 0;
 	if (unprivileged) /* may mount one only for processes of its own */
 		return mount("/proc", "mnt/proc", NULL, MS_BIND | MS_REC, NULL)
@@ -236,12 +247,18 @@ static int mount_dev(const struct request *r)
 	return 0;
 }
 
+/* To the kernel the sandboxes of an ordinary user are that user, whose keys it would name. */
+static int hide_keys(void)
+{
+	if (unprivileged && mount("dev/null", "proc/keys", NULL, MS_BIND, NULL) && errno != ENOENT)
+		return failed("hide /proc/keys");
+	return 0;
+}
+
 static int mount_kernel(const struct request *r)
 {
 	char options[96];
 	uint32_t tty = r->uids + (unprivileged ? 0 : 5);
-	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
-		return failed("mount /proc");
 	if (mount_dev(r))
 		return -1;
 	snprintf(options, sizeof options, "newinstance,ptmxmode=0666,mode=0620,gid=%u", tty);
@@ -250,7 +267,15 @@ static int mount_kernel(const struct request *r)
 	return 0;
 }
 
-/* Leaves the caller in the new root, which is not yet `/`. */
+/* In the new root, by a process of the pid namespace that it shows. */
+int mount_proc(void)
+{
+	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
+		return failed("mount /proc");
+	return hide_keys();
+}
+
+/* All but /proc. Leaves the caller in the new root, which is not yet `/`. */
 int mount_all(const struct request *r)
 {
 	if (mount_overlay(r, &r->root, 'l', "u", "w", "mnt/m"))

@@ -31,7 +31,7 @@ static int raise_loopback(void)
 
 /* Of the caller's network, while it still is root of the host: the network belongs to the host's
  * user namespace, so that nothing inside can change it. */
-static int set_up(void)
+int set_up_network(void)
 {
 	if (raise_loopback() || write_text("mnt/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"))
 		return -1;
@@ -57,7 +57,7 @@ void make_spare_network(void)
 	refused = own < 0 || own_proc() || unshare(CLONE_NEWNET);
 	if (refused)
 		return;
-	refused = set_up() || (fd = open_current()) < 0;
+	refused = set_up_network() || (fd = open_current()) < 0;
 	if (setns(own, CLONE_NEWNET))
 		_exit(1); /* sandboxes must not share the network that the launcher is stuck in */
 	if (fd >= 0)
@@ -69,10 +69,13 @@ int take_spare_network(void)
 	return spare_count ? spares[--spare_count] : -1;
 }
 
-/* The spare given, or, in a clone that made its own, that one. */
-int enter_network(int spare)
+/* The spare given, or, in a clone that made its own, that one. The host's is left as it is: it
+ * belongs to the host's user namespace, in which nothing of a sandbox has any power. */
+int enter_network(const struct request *r)
 {
-	if (spare < 0)
-		return set_up();
-	return setns(spare, CLONE_NEWNET) ? failed("enter a network made ahead") : 0;
+	if (r->host_network)
+		return 0;
+	if (r->network < 0)
+		return set_up_network();
+	return setns(r->network, CLONE_NEWNET) ? failed("enter a network made ahead") : 0;
 }

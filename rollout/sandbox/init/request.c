@@ -72,6 +72,16 @@ static int parse_field(char *key, char *value, struct request *r)
 		return parse_number(value, UINT64_MAX, &r->data_bytes);
 	if (!strcmp(key, "processes"))
 		return parse_number(value, UINT32_MAX, &r->processes);
+	if (!strcmp(key, "network")) {
+		if (strcmp(value, "host"))
+			return failed("network=%s: there is only host, or no such field", value);
+		r->host_network = true;
+		return 0;
+	}
+	if (!strcmp(key, "room")) {
+		r->room_name = value;
+		return 0;
+	}
 	if (!strcmp(key, "sudo")) {
 		r->sudo = *value == '1';
 		return 0;
@@ -85,9 +95,10 @@ static int parse_field(char *key, char *value, struct request *r)
 	return failed("unknown field or too many of it: '%s'", key);
 }
 
-int parse_create(char *line, struct request *r)
+static int parse_fields(char *line, struct request *r)
 {
-	*r = (struct request){.userns = -1, .scratch = -1, .network = -1, .cgroup_fd = -1};
+	*r = (struct request){
+		.userns = -1, .scratch = -1, .network = -1, .cgroup_fd = -1, .room = NO_ROOM};
 	r->id = strsep(&line, "\t");
 	for (char *field; (field = strsep(&line, "\t"));) {
 		char *value = strchr(field, '=');
@@ -101,7 +112,25 @@ int parse_create(char *line, struct request *r)
 	errno = 0;
 	if (!r->id || !*r->id || strchr(r->id, '/') || strlen(r->id) > 64)
 		return failed("a sandbox needs a short id without '/'");
-	if (!r->root.count || (!unprivileged && (!r->uids || !r->cgroup)))
-		return failed("a sandbox needs uids, cgroup and root");
+	/* An ordinary user's launcher is not in the host's network itself. */
+	if (r->host_network && unprivileged)
+		return failed("network=host needs root");
+	if (!r->root.count || (!unprivileged && !r->uids))
+		return failed("a sandbox needs uids and root");
 	return 0;
+}
+
+int parse_create(char *line, struct request *r)
+{
+	if (parse_fields(line, r))
+		return -1;
+	errno = 0;
+	return !unprivileged && !r->cgroup ? failed("a sandbox needs a cgroup") : 0;
+}
+
+int parse_room(char *line, struct request *r)
+{
+	int done = parse_fields(line, r);
+	r->ahead = true;
+	return done;
 }

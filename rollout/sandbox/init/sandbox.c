@@ -22,7 +22,7 @@
 static int open_listener(const struct request *r, int *listener)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	snprintf(address.sun_path, sizeof address.sun_path, "b/%s/c", r->id);
+	snprintf(address.sun_path, sizeof address.sun_path, "%s/%s/c", own_folder(r), r->id);
 	*listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (*listener < 0 || bind(*listener, (struct sockaddr *)&address, sizeof address) ||
 	    chmod(address.sun_path, 0600) || listen(*listener, BACKLOG))
@@ -30,7 +30,7 @@ static int open_listener(const struct request *r, int *listener)
 	return 0;
 }
 
-static int set_hostname(void)
+int set_hostname(void)
 {
 	static const char name[] = "sandbox";
 	return sethostname(name, sizeof name - 1) ? failed("set the host name") : 0;
@@ -69,14 +69,33 @@ static void reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+/* What it sees, but for its /proc. */
+int furnish(const struct request *r, int *listener)
+{
+	return make_scratch(r) || open_listener(r, listener) || mount_all(r) ? -1 : 0;
+}
+
+/* Version 1 groups are joined late, so that folders and mounts are not memory of the sandbox: parts
+ * of them stay in the page cache for long and would keep its memory directory from going. */
+static int build_room(const struct request *r, int *listener)
+{
+	if ((!weak(r, "net") && enter_network(r)) || furnish(r, listener) ||
+	    mount_proc() || join_cgroups(r) || pivot(r))
+		return -1;
+	return !weak(r, "uts") && set_hostname() ? -1 : 0;
+}
+
+static int move_in(const struct request *r, int *listener)
+{
+	*listener = r->room.listener;
+	return join_cgroups(r) || enter_room(&r->room) || mount_proc() ? -1 : 0;
+}
+
 static int build_sandbox(const struct request *r, const struct launcher *l, int *ready)
 {
 	int listener, binary = l->binary, launcher = l->self;
 
-	if (join_cgroups(r) || (!weak(r, "net") && enter_network(r->network)) || make_scratch(r) ||
-	    open_listener(r, &listener) || mount_all(r))
-		return -1;
-	if (pivot(r) || (!weak(r, "uts") && set_hostname()))
+	if (r->room.mounts >= 0 ? move_in(r, &listener) : build_room(r, &listener))
 		return -1;
 	if ((!weak(r, "userns") && (enter_userns(r->userns) || raise_limits(r))) || set_limits(r))
 		return -1;

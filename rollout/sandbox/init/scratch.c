@@ -1,7 +1,8 @@
 /* Where a sandbox writes: folders on disk, on a tmpfs of its own, or in a subvolume of its own.
  *
  *   b/<id>/    c, the init's socket; u and w, upper and work folder of /; U and W, those of /usr
- *   spare/<n>  such folders made ahead while nobody waits: an eighth of a sandbox's making
+ *   spare/<n>  such folders made ahead while nobody waits: an eighth of a sandbox's making; by
+ *              name those of rooms (rooms.c)
  *
  * Upper folders belong to the sandbox's root; work folders to the host's, who writes there. */
 #define _GNU_SOURCE
@@ -60,11 +61,17 @@ static int give_folders(const struct request *r, const char *at)
 	return 0;
 }
 
+/* Where its own folder is, in which is also the socket. */
+const char *own_folder(const struct request *r)
+{
+	return r->ahead ? "spare" : "b";
+}
+
 const char *scratch_folder(const struct request *r, char *room, size_t size)
 {
 	if (r->scratch >= 0)
 		return "mnt/s";
-	snprintf(room, size, r->subvolume ? "mnt/v/%s" : "b/%s", r->id);
+	snprintf(room, size, "%s/%s", r->subvolume ? "mnt/v" : own_folder(r), r->id);
 	return room;
 }
 
@@ -74,7 +81,7 @@ int make_scratch(const struct request *r)
 	const char *at = scratch_folder(r, room, sizeof room);
 	if (r->has_scratch)
 		return 0;
-	if (make_folder("b", r->id, 0700))
+	if (make_folder(own_folder(r), r->id, 0700))
 		return -1;
 	if (r->scratch >= 0 && syscall(SYS_move_mount, r->scratch, "", AT_FDCWD, at, MOVE_FROM_FD))
 		return failed("mount the tmpfs for scratch");

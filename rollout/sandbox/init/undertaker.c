@@ -1,6 +1,6 @@
 /* Unmounting what an ended sandbox had mounted takes the kernel longer than ending it, and whoever
  * lets go of a mount namespace last has to wait for that. So the launcher holds on to the one of
- * a sandbox it kills, and a process that shares its descriptors closes it. */
+ * a sandbox it kills, and a process that shares its descriptors closes it, and removes its /dev. */
 #define _GNU_SOURCE
 #include "launch.h"
 
@@ -13,17 +13,29 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+struct remains {
+	int mounts;  /* a mount namespace, or -1 */
+	int devices; /* number of a /dev */
+};
+
 static int orders = -1;
+
+static void bury_one(const struct remains *remains)
+{
+	if (remains->mounts >= 0)
+		close(remains->mounts);
+	give_devices_back(remains->devices);
+}
 
 static _Noreturn void bury_all(int from)
 {
-	int fds[64];
+	struct remains remains[64];
 	ssize_t length;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_NAME, "rollout-bury");
-	while ((length = read(from, fds, sizeof fds)) > 0)
-		for (size_t i = 0; i < (size_t)length / sizeof *fds; i++)
-			close(fds[i]);
+	while ((length = read(from, remains, sizeof remains)) > 0)
+		for (size_t i = 0; i < (size_t)length / sizeof *remains; i++)
+			bury_one(&remains[i]);
 	_exit(0);
 }
 
@@ -53,9 +65,10 @@ int hold_mounts(pid_t pid)
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-/* Here and now if the undertaker does not take it. */
-void let_mounts_go(int mounts)
+/* Here and now if the undertaker does not take them. */
+void let_go(int mounts, int devices)
 {
-	if (mounts >= 0 && write(orders, &mounts, sizeof mounts) != sizeof mounts)
-		close(mounts);
+	struct remains remains = {mounts, devices};
+	if (write(orders, &remains, sizeof remains) != sizeof remains)
+		bury_one(&remains);
 }

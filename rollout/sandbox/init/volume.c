@@ -120,6 +120,21 @@ static int open_volume(const char *image)
 	return 0;
 }
 
+/* For the maker of rooms: whatever is mounted there now. */
+int find_volume(void)
+{
+	volume = open("mnt/v", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return volume < 0 ? failed("open the volume") : 0;
+}
+
+/* An open descriptor would keep a volume that is given up, and its image's space. */
+void forget_volume(void)
+{
+	if (volume >= 0)
+		close(volume);
+	volume = -1;
+}
+
 /* One there was lives on as long as sandboxes stand on it. `-`: have none. */
 void make_volume(const char *image)
 {

@@ -1,6 +1,6 @@
 /* For tests alone: a build with -DROLLOUT_WEAKEN leaves out the walls that a request names.
  *
- * tests/sandbox/test_escape.py shows with it that each probe that fails on a real sandbox succeeds
+ * tests/security/test_matrix.py shows with it that each probe that fails on a real sandbox succeeds
  * on one without the wall it tries. Every other build has none of this: see the macros in launch.h
  * and box.h. */
 #ifdef ROLLOUT_WEAKEN

@@ -5,14 +5,15 @@ from functools import partial
 from pathlib import Path
 
 from rollout.errors import BuildError, SandboxError, TreeRefused
-from rollout.sandbox.base import Image, SandboxSpec
+from rollout.sandbox.base import Image, Objects, SandboxSpec
 from rollout.sandbox.bases import HOST, HOST_FROZEN
 from rollout.sandbox.lineage import fork
 from rollout.sandbox.memory.base_image import base_tree
 from rollout.sandbox.memory.files import FileSystem, Folder
 from rollout.sandbox.memory.sandbox import LIMITS, MemorySandbox
+from rollout.sandbox.memory.workspace import changes, keep_only
 from rollout.sandbox.steps import apply_steps, changes_files, image_settings
-from rollout.types import Blueprint
+from rollout.types import Blueprint, Changes, Workspace
 
 BASES = frozenset({HOST, HOST_FROZEN})
 """The host of this engine is made up and never changes, so frozen is what it is."""
@@ -22,8 +23,9 @@ NOTHING_KEPT = "the memory engine keeps no end states; engine=native does"
 class MemoryEngine:
     """All images are trees held here; they are gone with this object."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, objects: Objects | None = None) -> None:
         self._owner = secrets.token_hex(4)
+        self._objects = objects
         self._trees: dict[str, Folder] = {}
         self._built: dict[str, Image] = {}
         self._live: dict[str, MemorySandbox] = {}
@@ -41,6 +43,10 @@ class MemoryEngine:
     @property
     def limits(self) -> frozenset[str]:
         return LIMITS
+
+    @property
+    def unusable(self) -> str:
+        return ""
 
     @property
     def features(self) -> frozenset[str]:
@@ -75,22 +81,26 @@ class MemoryEngine:
         bare = SandboxSpec(image=Image(engine=self.name, digest="build"))
         sandbox = self._open(bare, root)
         try:
-            await apply_steps(sandbox, blueprint)
+            await apply_steps(sandbox, blueprint, objects=self._objects)
             return sandbox.copy_root()
         finally:
             await sandbox.close()
 
     async def create(self, spec: SandboxSpec) -> MemorySandbox:
         self._check_running()
-        tree = self._trees.get(spec.image.digest)
-        if spec.image.engine != self.name or tree is None:
-            raise SandboxError(
-                f"the memory engine {self._owner} does not hold image {spec.image.digest[:12]} of "
-                f"{spec.image.engine}: it was discarded or made by another engine; build it again"
-            )
+        tree = self._tree_of(spec.image)
         if spec.network != "none":
             raise SandboxError(f"network {spec.network!r}: the memory engine has only 'none'")
         return self._open(spec, FileSystem(tree).copy_root())
+
+    def _tree_of(self, image: Image) -> Folder:
+        tree = self._trees.get(image.digest)
+        if image.engine != self.name or tree is None:
+            raise SandboxError(
+                f"the memory engine {self._owner} does not hold image {image.digest[:12]} of "
+                f"{image.engine}: it was discarded or made by another engine; build it again"
+            )
+        return tree
 
     def _open(self, spec: SandboxSpec, root: Folder) -> MemorySandbox:
         self._made += 1
@@ -125,6 +135,13 @@ class MemoryEngine:
     async def discard(self, image: Image) -> None:
         if image.digest not in self._built:
             self._trees.pop(image.digest, None)
+
+    async def changes(self, image: Image, below: Image, workspace: Workspace) -> Changes:
+        return changes(self._tree_of(image), self._tree_of(below), workspace)
+
+    async def keep_only(self, image: Image, below: Image, workspace: Workspace) -> Image:
+        tree = keep_only(self._tree_of(image), self._tree_of(below), workspace)
+        return self._keep(tree, image)
 
     async def export_state(self, image: Image, *, limit_bytes: int, timeout_s: float) -> Path:
         raise TreeRefused(NOTHING_KEPT)

@@ -1,0 +1,51 @@
+"""An arm's model in a worker, and one rollout's way to it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from rollout.aio import Deadline
+from rollout.gateway.base import ModelCall, ModelReply, Upstream
+from rollout.gateway.server import serve
+from rollout.gateway.session import Session
+from rollout.gateway.settings import ModelPlan
+from rollout.sandbox.base import Sandbox
+from rollout.transcript import Transcript
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelService:
+    """One arm's model, as a worker offers it to each of its episodes."""
+
+    plan: ModelPlan
+    upstream: Upstream
+
+    def open(self, session_id: str, deadline: Deadline, transcript: Transcript) -> Session:
+        """A rollout's calls, none made yet."""
+        return Session(
+            self.upstream,
+            session_id=session_id,
+            model=self.plan.conf.name,
+            budget=self.plan.limits,
+            price=self.plan.price,
+            deadline=deadline,
+            transcript=transcript,
+        )
+
+
+class ModelAccess:
+    """What an agent gets: see `agents.base.Model`."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self.name = name
+
+    async def complete(self, call: ModelCall) -> ModelReply:
+        return await self._session.complete(call)
+
+    @asynccontextmanager
+    async def listen(self, sandbox: Sandbox, port: int = 0) -> AsyncIterator[int]:
+        sock = await sandbox.listen(port)
+        number: int = sock.getsockname()[1]
+        async with serve(self._session, sock):
+            yield number

@@ -1,0 +1,1 @@
+"""The HTTP APIs that agents speak, each seen from its server."""

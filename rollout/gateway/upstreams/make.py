@@ -1,0 +1,16 @@
+"""The upstream that an arm's plan asks for."""
+
+from rollout.errors import ConfigError
+from rollout.gateway.base import Upstream
+from rollout.gateway.settings import ModelPlan
+from rollout.gateway.upstreams.openai import OpenAIUpstream
+from rollout.gateway.upstreams.scripted import ScriptedUpstream
+
+
+def make_upstream(plan: ModelPlan) -> Upstream:
+    """Not entered yet; ConfigError for a script that cannot be read."""
+    if plan.conf.kind == "openai":
+        return OpenAIUpstream(plan.conf)
+    if plan.conf.kind == "scripted":
+        return ScriptedUpstream(plan.conf.name, plan.script)
+    raise ConfigError(f"model.kind: {plan.conf.kind!r} is none of openai, scripted")

@@ -1,0 +1,158 @@
+"""A sweep of two models and the built-in agent, as people start it, read back by plain pyarrow."""
+
+import gzip
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow.dataset as pads
+import pytest
+
+pytestmark = pytest.mark.native
+
+TASKS = [
+    {"id": "greet", "instruction": "Write hello to out.txt", "command": "grep -qx hello out.txt"},
+    {"id": "count", "instruction": "Write 1 to out.txt", "command": "grep -qx 1 out.txt"},
+]
+SOLVES = {
+    "rules": [
+        {"when": "hello", "turns": [{"run": "echo hello > out.txt"}, {"text": "It is there."}]},
+        {"when": "1", "turns": [{"run": "echo 1 > out.txt"}, {"text": "It is there."}]},
+    ]
+}
+LOOPS = {"rules": [{"turns": [{"run": "seq 9", "reasoning": "I look"}]}]}
+FAILS = {"rules": [{"when": "no such task", "turns": [{"text": "x"}]}]}
+
+
+KEY = "sk-very-secret"
+LOOK = r"""
+python3 -c "import json, urllib.request as u
+body = json.dumps({'model': 'x', 'messages': [{'role': 'user', 'content': 'hi'}]}).encode()
+print(u.urlopen('{url}/v1/chat/completions', body).read().decode())"
+grep -rlsa --exclude-dir=usr --exclude-dir=proc --exclude-dir=sys 'sk-very[-]secret' / > found
+cat /proc/*/environ /proc/*/cmdline | tr '\0' '\n' | grep 'sk-very[-]secret' >> found
+test ! -s found
+"""
+"""It calls the model, and looks for the key wherever a process of the sandbox can."""
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Answers every call, and notes the key it was asked with."""
+
+    keys: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.keys.append(self.headers["Authorization"])
+        message = {"role": "assistant", "content": "hello"}
+        said = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *words: object) -> None: ...
+
+
+def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    (folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, TASKS)))
+    for name, script in {"solves": SOLVES, "loops": LOOPS, "fails": FAILS}.items():
+        (folder / f"{name}.json").write_text(json.dumps(script))
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "rollout", "+experiment=jsonl", "~sweep.agent"),
+            *("task.path=tasks.jsonl", "agent=bash", "model=scripted", "executor=local"),
+            *("name=models", f"engine.root_dir={folder}/root", *words),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    table = pads.dataset(folder / "runs/models/trajectories").to_table()
+    found: list[dict[str, Any]] = table.to_pylist()
+    return sorted(found, key=lambda row: (row["arm"], row["task_id"], row["sample_index"]))
+
+
+def test_two_models_side_by_side(tmp_path: Path) -> None:
+    sweep = "+sweep.model.script=[solves.json,loops.json]"
+    done = start(tmp_path, sweep, "samples=2", "budget.turns=3", "model.price.prompt=2",
+                 "model.price.completion=4")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    loops, solves = rows(tmp_path)[:4], rows(tmp_path)[4:]
+    assert {(row["outcome"], row["reward"]) for row in solves} == {("ok", 1.0)}
+    assert {(row["outcome"], row["reward"]) for row in loops} == {("max_turns", 0.0)}
+    for row in (*solves, *loops):
+        agents = [step for step in row["steps"] if step["source"] == "agent"]
+        assert row["prompt_tokens"] == sum(step["prompt_tokens"] or 0 for step in agents)
+        cost = (2 * row["prompt_tokens"] + 4 * row["completion_tokens"]) / 1e6
+        assert row["cost_usd"] == pytest.approx(cost)
+        assert json.loads(row["tools"])[0]["function"]["name"] == "bash"
+        assert row["model_name"] == "scripted"
+    roles = [message["role"] for message in solves[0]["messages"]]
+    assert roles == ["system", "user", "assistant", "tool", "assistant"]
+    looked = [m for m in loops[0]["messages"] if m["role"] == "tool"]
+    assert [m["content"] for m in looked] == ["1\n2\n3\n4\n5\n6\n7\n8\n9\n[exit code 0]"] * 3
+    assert loops[0]["messages"][2]["reasoning_content"] == "I look"
+
+
+def test_the_key_is_the_workers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_KEY", KEY)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done = start(
+            tmp_path, "agent=command", "agent.name=look", f"agent.command={quoted(LOOK)}",
+            "model=openai", "model.name=m", "model.key_env=MODEL_KEY", "keep_on=[all]",
+            f"model.urls=[http://127.0.0.1:{server.server_port}/v1]",
+        )  # fmt: skip
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 0, done.stderr
+    assert {row["outcome"] for row in rows(tmp_path)} == {"ok"}, rows(tmp_path)[0]["error_message"]
+    assert {f"Bearer {KEY}"} == set(Endpoint.keys)
+    written = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    states = [path for path in written if path.name.endswith("state.tar.gz")]
+    assert states
+    assert [path for path in states if KEY.encode() in gzip.decompress(path.read_bytes())] == []
+    assert [path for path in written if KEY.encode() in path.read_bytes()] == []
+    assert KEY not in repr(rows(tmp_path)) + done.stdout + done.stderr
+
+
+def quoted(text: str) -> str:
+    """As a word of Hydra's command line."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def test_what_the_model_is_asked_in_vain_is_told_in_the_row(tmp_path: Path) -> None:
+    done = start(tmp_path, "model.script=fails.json", "retry.max_attempts=1")
+    assert done.returncode == 1, done.stderr
+    assert {(row["outcome"], row["reward"]) for row in rows(tmp_path)} == {("model_error", None)}
+    assert "no rule for" in rows(tmp_path)[0]["error_message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model=none"], "arm default: agent bash needs a model"),
+        (["model.script=none.json"], "model.script: none.json"),
+        (["model.script=solves.json", "engine=memory"], "agent bash: engine memory lacks"),
+        (["model.script=solves.json", "budget.cost_usd=1"], "model.price: must be given"),
+        (["model=openai", "model.name=m", "model.urls=[localhost]"], "is no http://"),
+        (["model=none", "agent=nop", "budget.turns=3"], "budget.turns: there is no model"),
+    ],
+)
+def test_slips_are_told_before_anything_starts(tmp_path: Path, words: list[str], said: str) -> None:
+    done = start(tmp_path, *words)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert not (tmp_path / "runs").exists()
