@@ -1,11 +1,15 @@
 """What is done inside a sandbox, for every engine whose sandboxes have an init."""
 
+import asyncio
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
 from weakref import WeakSet
 
+from rollout.errors import OutOfMemory, SandboxError, SandboxLost
 from rollout.sandbox.base import (
     FILE_LIMIT_BYTES,
     OUTPUT_LIMIT_BYTES,
@@ -20,6 +24,8 @@ from rollout.types import Tree
 
 DEFAULT_ENV = (("LANG", "C.UTF-8"),)
 """PATH, HOME and USER are init's to say, who knows the user."""
+EPITAPH_WAIT_S = 1.0
+"""A sandbox's sockets break a moment before it is told how it ended."""
 
 
 class Inside(ABC):
@@ -33,18 +39,65 @@ class Inside(ABC):
         self._user = spec.user or spec.image.user
         self._lent: WeakSet[socket.socket] = WeakSet()
         self._ports_ended = False
+        self._closing: asyncio.Future[None] | None = None
 
     @property
     def spec(self) -> SandboxSpec:
         return self._spec
 
+    # ---------------------------------------------------------------- how it is
+
+    @property
     @abstractmethod
-    def _inside(self) -> AbstractAsyncContextManager[None]:
-        """Around each call: refuses it where init cannot answer, else as `_telling`."""
+    def id(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def out_of_memory(self) -> bool: ...
+
+    @property
+    @abstractmethod
+    def _ended(self) -> "asyncio.Future[Any]":
+        """Done once its init is gone."""
+
+    @property
+    @abstractmethod
+    def _is_suspended(self) -> bool: ...
 
     @abstractmethod
-    def _telling(self) -> AbstractAsyncContextManager[None]:
-        """Around what goes on after a call: says of an error how the sandbox ended."""
+    async def _inquire(self) -> str:
+        """How it ended, in brackets; empty if it has not."""
+
+    @abstractmethod
+    def _note_disk(self) -> None:
+        """What filled its disk may be deleted by the time somebody asks: look now."""
+
+    # ---------------------------------------------------------------- around each call
+
+    def _inside(self) -> "Telling":
+        """For what needs its init: refused at once where that cannot answer."""
+        self._check_open()
+        if self._is_suspended:
+            raise SandboxError(f"sandbox {self.id} is suspended: call resume() first")
+        return Telling(self)
+
+    def _telling(self) -> "Telling":
+        """Says of an error how the sandbox ended, where it is that and not the one call."""
+        return Telling(self)
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise SandboxLost(f"sandbox {self.id}: it was closed")
+
+    async def _explained(self, exc: SandboxError) -> SandboxError:
+        if not isinstance(exc, SandboxLost) and not self._ended.done():
+            return exc
+        await asyncio.wait({self._ended}, timeout=EPITAPH_WAIT_S)
+        if self._is_suspended and not self._ended.done():
+            return SandboxError(f"sandbox {self.id} is suspended: {exc}")
+        epitaph = await self._inquire()
+        kind = OutOfMemory if self.out_of_memory else SandboxLost
+        return kind(f"sandbox {self.id}: {exc}{epitaph}")
 
     # ---------------------------------------------------------------- processes and ports
 
@@ -153,3 +206,28 @@ class Inside(ABC):
     async def remove(self, path: str) -> None:
         async with self._inside():
             await self._client.remove(path)
+
+
+class Telling:
+    """See `Inside._telling`. No generator: one is entered for each exec."""
+
+    __slots__ = ("_sandbox",)
+
+    def __init__(self, sandbox: Inside) -> None:
+        self._sandbox = sandbox
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if isinstance(error, SandboxError):
+                explained = await self._sandbox._explained(error)
+                if explained is not error:
+                    raise explained from error
+        finally:
+            self._sandbox._note_disk()

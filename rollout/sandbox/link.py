@@ -18,7 +18,8 @@ from rollout.sandbox import wire
 
 GRACE_S = 2.0
 """How much longer than a process's own timeout the host waits for its init to say so."""
-READ_BYTES = 256 << 10
+READ_BYTES = 64 << 10
+"""A larger buffer would be mapped and unmapped for each answer."""
 _UNSENT_BYTES = 256 << 10
 _MAX_SUN_PATH_BYTES = 107
 _BACKLOG_PAUSE_S = 0.002

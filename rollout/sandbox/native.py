@@ -78,6 +78,7 @@ NEEDS_OF_USER = (
 )
 CREATE_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 60.0
+TIDY_AFTER_S = 0.002
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,8 @@ class NativeEngine:
         self._scratches = Scratches(conf, self._root_dir, self._label, self._lose_volume)
         self._live: dict[str, NativeSandbox] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._left: list[tuple[_Made, tuple[Path, ...]]] = []
+        """Sandboxes that have ended, and their control groups: to be removed."""
         self._watcher = Watcher(
             lambda: list(self._live.values()), reserve_mb=conf.memory_reserve_mb
         )
@@ -223,6 +226,8 @@ class NativeEngine:
         if self._launcher is not None:
             await self._launcher.close()
             self._launcher = None
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        await self._tidy()
         if self._clearer is not None:
             await self._clearer.close(CLOSE_TIMEOUT_S)
             self._clearer = None
@@ -490,7 +495,7 @@ class NativeEngine:
         await self._drop(self._lineage.leave(made.name))
 
     async def _end(self, made: "_Made") -> None:
-        """Kill one sandbox and remove all that was made for it, started or not."""
+        """Kill one sandbox, and have all removed that was made for it, started or not."""
         with suppress(SandboxError, TimeoutError):
             await made.launcher.kill(made.name)
             if made.scratch.tmpfs_bytes:
@@ -504,10 +509,33 @@ class NativeEngine:
             if not group.members:
                 directories = (*directories, group.folder)
             await asyncio.to_thread(group.settle)
-        clearer = await self._running_clearer()
-        batch = self._cgroups.leave_batch(made.name) if self._cgroups else None
-        clearer.clear(directories, [made.scratch.folder], made.scratch.subvolumes, batch=batch)
-        await clearer.keep_up()
+        # Not now: whoever waits for its end goes first, and several are asked for at once.
+        self._left.append((made, directories))
+        if len(self._left) == 1:
+            asyncio.get_running_loop().call_later(TIDY_AFTER_S, self._tidy_soon)
+        if self._clearer is not None:
+            await self._clearer.keep_up()
+
+    def _tidy_soon(self) -> None:
+        if self._owner is not None:
+            tidying = asyncio.ensure_future(self._tidy())
+            self._ending.add(tidying)
+            tidying.add_done_callback(self._ending.discard)
+
+    async def _tidy(self) -> None:
+        """Have all removed that was made for sandboxes which have ended."""
+        left, self._left = self._left, []
+        if not left:
+            return
+        try:
+            clearer = await self._running_clearer()
+        except SandboxError as exc:
+            log.warning("left for the next sweep: %s", exc)
+            return
+        for made, directories in left:
+            batch = self._cgroups.leave_batch(made.name) if self._cgroups else None
+            trees, subvolumes = [made.scratch.folder], made.scratch.subvolumes
+            clearer.clear(directories, trees, subvolumes, batch=batch)
 
     async def _running_clearer(self) -> Clearer:
         """Started at the first need, and again where it has died."""

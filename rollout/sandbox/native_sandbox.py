@@ -3,13 +3,12 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 from rollout.aio import shielded
-from rollout.errors import OutOfMemory, SandboxError, SandboxLost
 from rollout.sandbox.alerts import Alerts
 from rollout.sandbox.base import Image, ResourceAlert, Sandbox, SandboxSpec
 from rollout.sandbox.cgroups import CgroupPlan
@@ -18,8 +17,6 @@ from rollout.sandbox.freezer import Freezer
 from rollout.sandbox.inside import Inside
 from rollout.sandbox.launcher import Launched, describe_status
 from rollout.sandbox.scratch import Disk
-
-EPITAPH_WAIT_S = 1.0
 
 
 class KeepLayer(Protocol):
@@ -60,7 +57,6 @@ class NativeSandbox(Inside):
         self._keep_layer = keep_layer
         self._fork = fork
         self._freezer = Freezer(plan, launched.ended)
-        self._closing: asyncio.Future[None] | None = None
         self._reasons: dict[str, str] = {}
         self._ended_for = ""
         """Why the watcher ended it, if it did."""
@@ -90,40 +86,18 @@ class NativeSandbox(Inside):
     def limits_enforced(self) -> tuple[str, ...]:
         return self._plan.enforced if self._disk is None else (*self._plan.enforced, "disk")
 
-    # ---------------------------------------------------------------- around each call
+    # ---------------------------------------------------------------- how it is
 
-    @asynccontextmanager
-    async def _inside(self) -> AsyncIterator[None]:
-        """For what needs its init: refused at once where that cannot answer."""
-        self._check_open()
-        if self._freezer.suspended:
-            raise SandboxError(f"sandbox {self._name} is suspended: call resume() first")
-        async with self._telling():
-            yield
+    @property
+    def _ended(self) -> "asyncio.Future[int | None]":
+        return self._launched.ended
 
-    def _check_open(self) -> None:
-        if self._closing is not None:
-            raise SandboxLost(f"sandbox {self._name}: it was closed")
+    @property
+    def _is_suspended(self) -> bool:
+        return self._freezer.suspended
 
-    @asynccontextmanager
-    async def _telling(self) -> AsyncIterator[None]:
-        """Say how the sandbox ended, where it is the sandbox that ended and not the one call."""
-        try:
-            yield
-        except SandboxError as exc:
-            if not isinstance(exc, SandboxLost) and not self._launched.ended.done():
-                raise
-            # Its sockets break a moment before the launcher tells how it ended.
-            await asyncio.wait({self._launched.ended}, timeout=EPITAPH_WAIT_S)
-            if self._freezer.suspended and not self._launched.ended.done():
-                raise SandboxError(f"sandbox {self._name} is suspended: {exc}") from exc
-            self._note_limits()
-            kind = OutOfMemory if self.out_of_memory else SandboxLost
-            raise kind(f"sandbox {self._name}: {exc}{self._epitaph()}") from exc
-        finally:
-            self._note_disk()  # what filled it may be deleted by the time somebody asks
-
-    def _epitaph(self) -> str:
+    async def _inquire(self) -> str:
+        self._note_limits()
         if not self._launched.ended.done():
             return ""
         how = self._ended_for or describe_status(self._launched.ended.result())

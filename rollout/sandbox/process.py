@@ -54,8 +54,8 @@ class Output:
             exit_code=self.exit.code,
             stdout=bytes(self._seen[_STDOUT]),
             stderr=bytes(self._seen[_STDERR]),
-            truncated=wire.ExitFlag.TRUNCATED in self.exit.flags,
-            timed_out=wire.ExitFlag.TIMED_OUT in self.exit.flags,
+            truncated=self.exit.truncated,
+            timed_out=self.exit.timed_out,
             duration_s=duration_s,
         )
 
@@ -227,8 +227,8 @@ class Process:
             exit_code=self._exit.code,
             stdout=bytes(rest["stdout"]),
             stderr=bytes(rest["stderr"]),
-            truncated=truncated or wire.ExitFlag.TRUNCATED in self._exit.flags,
-            timed_out=wire.ExitFlag.TIMED_OUT in self._exit.flags,
+            truncated=truncated or self._exit.truncated,
+            timed_out=self._exit.timed_out,
             duration_s=self._ended_s - self._started_s,
         )
 

@@ -3,11 +3,11 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 
 from rollout.aio import shielded
-from rollout.errors import OutOfMemory, SandboxError, SandboxLost
+from rollout.errors import SandboxError, SandboxLost
 from rollout.sandbox.alerts import Alerts
 from rollout.sandbox.base import Image, ResourceAlert, Sandbox, SandboxSpec
 from rollout.sandbox.controllers import MIB
@@ -17,7 +17,6 @@ from rollout.sandbox.docker.means import HowItEnded, Means
 from rollout.sandbox.docker.stillness import Stillness
 from rollout.sandbox.inside import Inside
 
-EPITAPH_WAIT_S = 1.0
 KILLED = 128 + signal.SIGKILL
 
 
@@ -45,7 +44,6 @@ class DockerSandbox(Inside):
         self._means = means
         self._fork = fork
         self._stillness = Stillness(means.pause, means.unpause)
-        self._closing: asyncio.Future[None] | None = None
         self._reasons: dict[str, str] = {}
         self._disk_was_full = False
         self._how: HowItEnded | None = None
@@ -69,41 +67,20 @@ class DockerSandbox(Inside):
         held = tuple(limit.told for limit in self._limits)
         return (*held, "disk") if self._limits_disk else held
 
-    # ---------------------------------------------------------------- around each call
+    # ---------------------------------------------------------------- how it is
 
-    @asynccontextmanager
-    async def _inside(self) -> AsyncIterator[None]:
-        """For what needs its init: refused at once where that cannot answer."""
-        self._check_open()
-        if self._stillness.suspended:
-            raise SandboxError(f"sandbox {self._name} is suspended: call resume() first")
-        async with self._telling():
-            yield
+    @property
+    def _ended(self) -> "asyncio.Future[None]":
+        return self._init.ended
 
-    def _check_open(self) -> None:
-        if self._closing is not None:
-            raise SandboxLost(f"sandbox {self._name}: it was closed")
+    @property
+    def _is_suspended(self) -> bool:
+        return self._stillness.suspended
 
-    @asynccontextmanager
-    async def _telling(self) -> AsyncIterator[None]:
-        """Say how the sandbox ended, where it is the sandbox that ended and not the one call."""
-        try:
-            yield
-        except SandboxError as exc:
-            if not isinstance(exc, SandboxLost) and not self._init.ended.done():
-                raise
-            await asyncio.wait({self._init.ended}, timeout=EPITAPH_WAIT_S)
-            if self._stillness.suspended and not self._init.ended.done():
-                raise SandboxError(f"sandbox {self._name} is suspended: {exc}") from exc
-            if self._learning is not None:
-                await asyncio.shield(self._learning)
-            self._note_limits()
-            kind = OutOfMemory if self.out_of_memory else SandboxLost
-            raise kind(f"sandbox {self._name}: {exc}{self._epitaph()}") from exc
-        finally:
-            self._note_disk()
-
-    def _epitaph(self) -> str:
+    async def _inquire(self) -> str:
+        if self._learning is not None:
+            await asyncio.shield(self._learning)
+        self._note_limits()
         if not self._init.ended.done():
             return ""
         how = self._ended_for or (

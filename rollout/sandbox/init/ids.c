@@ -12,7 +12,9 @@
 #include <linux/capability.h>
 #include <linux/sched.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -79,10 +81,16 @@ static pid_t start_holder(uint32_t uid, int *go)
 	char byte;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
 		return -1;
+	pid_t parent = getpid();
 	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
 	if (pid == 0) {
 		close(ends[1]);
 		byte = (char)(make_as(uid) ? errno : 0);
+		/* The maker of rooms shares its descriptors, so its death closes none of them. After
+		 * make_as, for the kernel forgets this when the user changes. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(1);
 		bool told = write(ends[0], &byte, 1) == 1 && read(ends[0], &byte, 1) == 1;
 		_exit(told && !limit_userns() ? 0 : 1);
 	}
