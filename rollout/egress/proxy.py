@@ -1,0 +1,308 @@
+"""The forward proxy of one sandbox: HTTP and CONNECT, on a socket that listens inside it.
+
+    read the head ▶ ask the rules ▶ look the name up, once ▶ ask the rules of each address
+    ▶ connect to the very address that was asked for ▶ pass bytes on ▶ write it down
+
+What calls is hostile: heads, connections, lookups and waiting are bounded, and whoever is slow
+holds up one connection of its own sandbox and nothing else.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from rollout.egress.addresses import Address, read_address
+from rollout.egress.head import CONNECT, BadRequest, Request, read_head
+from rollout.egress.log import EgressLog, Passed
+from rollout.egress.relay import PIECE_BYTES, exchange, tunnel
+from rollout.egress.rules import Rules
+
+Streams = tuple[StreamReader, StreamWriter]
+Resolve = Callable[[str], Awaitable[Sequence[str]]]
+"""A name to all of its addresses; OSError if it has none."""
+Dial = Callable[[str, int], Awaitable[Streams]]
+"""To an address, never a name, and a port; OSError if nobody answers."""
+
+SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+PAUSE_S = 1.0
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+LINGER_S = 1.0
+"""For an answer to be taken by a caller that still talks; closing at once would drop it."""
+ADDRESSES_TRIED = 4
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of one sandbox; each connection has one request, or one tunnel."""
+
+    connections: int = 64
+    """At once; who comes later waits."""
+    lookups: int = 4
+    """At once."""
+    head_bytes: int = 64 << 10
+    head_s: float = 30.0
+    lookup_s: float = 15.0
+    connect_s: float = 15.0
+    """Of each address."""
+    idle_s: float = 300.0
+    """Without a byte either way."""
+    total_s: float = 4 * 3600.0
+
+
+class _Refusal(Exception):
+    """Not to be let out; `why` is for the log, which may know more than the caller should."""
+
+    def __init__(self, why: str, told: str = "") -> None:
+        super().__init__(told or why)
+        self.why = why
+
+
+class _Failure(Exception):
+    """It might have been let out, had somebody been there; `status` is the answer."""
+
+    def __init__(self, why: str, status: int = 502) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Proxy:
+    """Lets one sandbox out as `rules` say."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        told: EgressLog,
+        *,
+        resolve: Resolve,
+        dial: Dial,
+        limits: Limits = Limits(),
+    ) -> None:
+        self._rules = rules
+        self._log = told
+        self._resolve = resolve
+        self._dial = dial
+        self._limits = limits
+        self._slots = asyncio.Semaphore(limits.connections)
+        self._lookups = asyncio.Semaphore(limits.lookups)
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    @asynccontextmanager
+    async def serving(self, sock: socket.socket) -> AsyncIterator[None]:
+        """Answer on `sock`, which listens, while the block runs; then every connection is closed
+        and the log complete. The socket is closed as well."""
+        accepting = asyncio.create_task(self._accept(sock))
+        try:
+            yield
+        finally:
+            accepting.cancel()
+            await asyncio.wait({accepting})
+            sock.close()
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._log.close()
+
+    # ---------------------------------------------------------------- connections
+
+    async def _accept(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._slots.acquire()
+            try:
+                peer, _ = await loop.sock_accept(sock)
+            except OSError as exc:
+                self._slots.release()
+                if exc.errno in (errno.EINVAL, errno.EBADF):
+                    return  # the sandbox is gone
+                if exc.errno in SHORT_OF:
+                    log.warning("egress: %s", exc)
+                    await asyncio.sleep(PAUSE_S)
+                continue
+            self._keep(asyncio.create_task(self._serve(peer)), self._slots)
+
+    def _keep(self, task: "asyncio.Future[Any]", slots: asyncio.Semaphore) -> None:
+        def done(task: "asyncio.Future[Any]") -> None:
+            self._tasks.discard(task)
+            slots.release()
+
+        self._tasks.add(task)
+        task.add_done_callback(done)
+
+    async def _serve(self, peer: socket.socket) -> None:
+        inner = await asyncio.open_connection(sock=peer, limit=self._limits.head_bytes)
+        try:
+            async with asyncio.timeout(self._limits.total_s):
+                await self._answer(inner)
+        except (TimeoutError, OSError):
+            pass  # what there was to tell is told
+        except Exception:
+            log.exception("egress: a connection failed")
+        finally:
+            inner[1].transport.abort()
+
+    async def _answer(self, inner: Streams) -> None:
+        request: Request | None = None
+        try:
+            request = await self._head(inner[0])
+            address, outer = await self._reached(request)
+        except BadRequest as exc:
+            self._log.refused("a request that cannot be passed on", str(exc))
+            await _say(inner, exc.status, str(exc))
+        except _Refusal as exc:
+            assert request is not None
+            self._log.refused(request, exc.why)
+            await _say(inner, 403, f"{request.host}:{request.port} is not reached: {exc}")
+        except _Failure as exc:
+            assert request is not None
+            self._log.failed(request, str(exc))
+            await _say(inner, exc.status, f"{request.host}:{request.port}: {exc}")
+        except EOFError:
+            pass  # it hung up, and asked nothing
+        else:
+            await self._pass(request, address, inner, outer)
+
+    async def _head(self, reader: StreamReader) -> Request:
+        """EOFError where nothing was asked."""
+        limits = self._limits
+        try:
+            async with asyncio.timeout(limits.head_s):
+                data = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            raise BadRequest(f"its head has more than {limits.head_bytes} bytes", 431) from None
+        except asyncio.IncompleteReadError as exc:
+            if exc.partial:
+                raise BadRequest("its head ends too soon") from None
+            raise
+        except TimeoutError:
+            raise BadRequest(f"its head took longer than {limits.head_s:g} s", 408) from None
+        return read_head(data)
+
+    # ---------------------------------------------------------------- where to
+
+    async def _reached(self, request: Request) -> tuple[str, Streams]:
+        """A connection to an address that the rules were asked of, and that address."""
+        host, port = request.host, request.port
+        if why := self._rules.refuses(host, port):
+            raise _Refusal(why)
+        addresses = [host.address] if host.address else await self._looked_up(host.name)
+        for address in addresses:
+            if why := self._rules.refuses_address(address, port):
+                raise _Refusal(f"{why} ({address})", "an address of it is closed")
+        error = ""
+        for address in addresses[:ADDRESSES_TRIED]:
+            try:
+                async with asyncio.timeout(self._limits.connect_s):
+                    return str(address), await self._dial(str(address), port)
+            except TimeoutError:
+                error = error or f"no answer within {self._limits.connect_s:g} s"
+            except OSError as exc:
+                error = error or exc.strerror or str(exc)
+        raise _Failure(error)
+
+    async def _looked_up(self, name: str) -> list[Address]:
+        """A lookup that hangs keeps its place: a thread cannot be ended."""
+        limit_s = self._limits.lookup_s
+        late = _Failure(f"its name was not found within {limit_s:g} s", 504)
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._lookups.acquire()
+        except TimeoutError:
+            raise late from None
+        looking = asyncio.ensure_future(self._resolve(name))
+        self._keep(looking, self._lookups)
+        done, _ = await asyncio.wait({looking}, timeout=limit_s)
+        if not done:
+            raise late
+        try:
+            found = [read_address(text) for text in looking.result()]
+        except (OSError, ValueError):
+            raise _Failure("its name is not found") from None
+        if not found:
+            raise _Failure("its name has no address")
+        return list(dict.fromkeys(found))
+
+    # ---------------------------------------------------------------- passing on
+
+    async def _pass(self, request: Request, address: str, inner: Streams, outer: Streams) -> None:
+        passed, end = Passed(), "cut off"
+        try:
+            end = await self._passed(request, inner, outer, passed)
+        finally:
+            outer[1].transport.abort()
+            self._log.allowed(request, address, passed, end)
+
+    async def _passed(
+        self, request: Request, inner: Streams, outer: Streams, passed: Passed
+    ) -> str:
+        """How it ended, in words; empty for well."""
+        loop, idle_s = asyncio.get_running_loop(), self._limits.idle_s
+        for _, writer in (inner, outer):
+            writer.transport.set_write_buffer_limits(0)  # what is slow to read is not read ahead
+        try:
+            async with asyncio.timeout(idle_s) as clock:
+
+                def sent(count: int) -> None:
+                    passed.sent += count
+                    alive()
+
+                def received(count: int) -> None:
+                    passed.received += count
+                    alive()
+
+                def alive() -> None:
+                    if not clock.expired():
+                        clock.reschedule(loop.time() + idle_s)
+
+                if request.method == CONNECT:
+                    inner[1].write(ESTABLISHED)
+                    await tunnel(inner, outer, sent, received)
+                else:
+                    await exchange(request, inner, outer, sent, received)
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            return f"nothing moved for {idle_s:g} s"
+        except BadRequest as exc:
+            return await self._cut_short(inner, passed, exc.status, str(exc))
+        except OSError as exc:
+            return exc.strerror or str(exc)
+        if request.method != CONNECT and not passed.received:
+            return await self._cut_short(inner, passed, 502, "it hung up without an answer")
+        await _end(inner)
+        return ""
+
+    async def _cut_short(self, inner: Streams, passed: Passed, status: int, why: str) -> str:
+        if not passed.received:
+            await _say(inner, status, why)
+        return why
+
+
+async def _say(streams: Streams, status: int, text: str) -> None:
+    """An answer of our own, and the end."""
+    body = f"egress proxy: {text}\n".encode(errors="replace")
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: text/plain\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    streams[1].write(head.encode() + body)
+    await _end(streams)
+
+
+async def _end(streams: Streams) -> None:
+    """Tell a caller that there is no more; what it still says goes nowhere."""
+    reader, writer = streams
+    with suppress(OSError):  # it may have closed first
+        async with asyncio.timeout(LINGER_S):
+            writer.write_eof()
+            while await reader.read(PIECE_BYTES):
+                pass
