@@ -64,7 +64,7 @@ def prepare(composed: Composed) -> Job:
     """
     conf = composed.conf
     loads = load_arms(composed)
-    features = _features(composed)
+    features = _features(composed, loads)
     chosen, why = _engine_for(loads, conf, frozenset(features))
     loads = pinned(loads, make_engine(chosen, owner="plan"))
     first = loads[0].tasks
@@ -140,9 +140,12 @@ def _engine_for(
     return choose(conf.engine, wanted)
 
 
-def _features(composed: Composed) -> dict[str, str]:
+def _features(composed: Composed, loads: Iterable[Load]) -> dict[str, str]:
     """What the engine must be able to do, and who wants it."""
     wanted = {"states": "keep_on"} if composed.conf.keep_on else {}
+    for task in (task for each in distinct(loads) for task in each.asked):
+        if (network := task.blueprint.network) != "none":
+            wanted.setdefault("ports", f"task {task.id}, network {network}")
     for point in composed.points:
         agent = plugins.make(plugins.plugin_of(point.conf.agent))
         for feature in getattr(agent, "features", ()):

@@ -16,12 +16,12 @@ from rollout.config import (
     ModelConf,
     RunConf,
 )
-from rollout.types import Outcome
+from rollout.types import NETWORKS, Outcome
 
 CHOICES = {
     "model.kind": ("none", "openai", "scripted"),
     "blueprint.size": tuple(SIZES),
-    "blueprint.network": ("none",),
+    "blueprint.network": NETWORKS,
     "blueprint.build_network": ("none", "host"),
     "engine.kind": (AUTO, "native", "docker", "memory"),
     "engine.scratch": ("auto", "disk", "btrfs", "tmpfs"),

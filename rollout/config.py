@@ -209,6 +209,10 @@ class BlueprintConf:
     """`x_small | small | medium | large | x_large | xx_large`."""
     resources: BlueprintLimitsConf = field(default_factory=BlueprintLimitsConf)
     network: str = "none"
+    """`none | allowlist | public`: what the agent reaches, through a proxy of the worker's."""
+    allowed_hosts: list[str] = field(default_factory=list)
+    """Of `allowlist`; with `public`, what else: hosts, `*.hosts`, addresses and CIDR ranges, each
+    with `:port` or without (443 and 80)."""
     build_network: str = "none"
     """`none | host`: what `run` steps of the build reach."""
     secrets: dict[str, str] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from typing import Any
 from rollout.agents.base import Agent
 from rollout.aio import Deadline, shielded
 from rollout.config import Keeping, TimeoutsConf
+from rollout.egress.access import egress
 from rollout.errors import (
     BuildError,
     ModelError,
@@ -169,8 +170,9 @@ class _Episode:
 
     async def _run_stages(self) -> None:
         try:
-            await self._make_ready()
-            await self._let_agent_work()
+            box = await self._make_ready()
+            async with egress(box, self.transcript.event):
+                await self._let_agent_work()
             await self._prepare_scene()
             await self._score()
         except Exception as exc:  # noqa: BLE001 - the boundary: a failure becomes an outcome here
@@ -178,7 +180,7 @@ class _Episode:
 
     # ---------------------------------------------------------------- before the agent
 
-    async def _make_ready(self) -> None:
+    async def _make_ready(self) -> Sandbox:
         """A sandbox of the task's blueprint, healthy."""
         with self.transcript.phase("claim"):
             box = await self._claim(self.task.blueprint)
@@ -186,6 +188,7 @@ class _Episode:
         if self.task.healthcheck is not None:
             with self.transcript.phase("setup"):
                 await self._wait_healthy(box)
+        return box
 
     async def _claim(self, blueprint: Blueprint) -> Sandbox:
         limit_s = self.task.setup_timeout_s * self._multiplier

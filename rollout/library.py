@@ -22,6 +22,8 @@ from rollout.config import (
     resources_of,
 )
 from rollout.dataset.reader import RolloutDataset, open_dataset
+from rollout.egress import rules
+from rollout.egress.access import egress, logged
 from rollout.errors import ConfigError, SandboxError
 from rollout.executor.base import Progress
 from rollout.executor.choice import Wanted, choose
@@ -36,7 +38,7 @@ from rollout.sandbox.made import make_spec
 from rollout.tasks.blueprint import overlaid
 from rollout.types import Blueprint
 
-SETTINGS = ("env", "workdir", "user", "network", "ready", "sudo")
+SETTINGS = ("env", "workdir", "user", "network", "allowed_hosts", "ready", "sudo")
 """What `sandbox` may say of a Blueprint that is made already, besides its limits."""
 
 
@@ -102,8 +104,8 @@ async def sandbox(
     config_dir: a folder with more options.
     objects: where its objects are; unless said, where a run of this folder has them.
     settings: words of `conf/blueprint` in place of the blueprint's own; of a Blueprint that is
-        made, `env`, `workdir`, `user`, `network`, `ready`, `sudo`. Of both `size`, and `cpu`,
-        `memory_mb`, `disk_mb`, `pids`.
+        made, `env`, `workdir`, `user`, `network`, `allowed_hosts`, `ready`, `sudo`. Of both `size`,
+        and `cpu`, `memory_mb`, `disk_mb`, `pids`.
 
     ConfigError for what is not known, SandboxError where this machine cannot do it, and where it
     cannot hold a limit that somebody wrote.
@@ -126,7 +128,8 @@ async def sandbox(
             )
         box = await running.create(await make_spec(running, wanted, kept))
         await launch(box, kept)
-        yield box
+        async with egress(box, logged):
+            yield box
 
 
 def chosen_engine(
@@ -169,6 +172,10 @@ def _with_settings(blueprint: Blueprint, settings: dict[str, Any]) -> Blueprint:
     asked = {name: value for name, value in settings.items() if name in SETTINGS}
     if "env" in asked:
         asked["env"] = tuple(dict(asked["env"]).items())
+    asked["allowed_hosts"] = tuple(asked.get("allowed_hosts", blueprint.allowed_hosts))
+    network = asked.get("network", blueprint.network)
+    if found := list(rules.problems(network, asked["allowed_hosts"])):
+        raise ConfigError("\n".join(f"sandbox: {line}" for line in found))
     own = {name: value for name, value in settings.items() if name in LIMIT_OF}
     conf = overlaid(BlueprintConf(), {"size": settings.get("size"), "resources": own})
     limits = limits_of(conf, ResourcesConf(**asdict(blueprint.resources)))

@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "checks", "transcript"}),
     frozenset({"plugins"}),
     frozenset({"sandbox"}),
-    frozenset({"blueprints", "capacity", "pool", "gateway"}),
+    frozenset({"blueprints", "capacity", "pool", "gateway", "egress"}),
     frozenset({"tasks", "agents", "scorers", "scene"}),
     frozenset({"episode"}),
     frozenset({"dataset"}),

@@ -13,7 +13,7 @@ from pathlib import Path
 from rollout.baking import baked_words, how_to_use, into_image, new_option, write_option
 from rollout.blueprints import pinned_base
 from rollout.checks import nearest
-from rollout.commands.preview import limits_told
+from rollout.commands.preview import limits_told, network_told
 from rollout.errors import ConfigError
 from rollout.executor.engines import make_engine
 from rollout.library import chosen_engine, running_engine
@@ -200,7 +200,7 @@ def _told(blueprint: Blueprint) -> Iterator[str]:
     if blueprint.workdir or blueprint.user:
         yield f"agent is  {blueprint.user or 'root'}, in {blueprint.workdir or 'its workdir'}"
     yield f"limits    {limits_told(blueprint.resources)}"
-    yield f"network   {blueprint.network}; {blueprint.build_network} while it is built"
+    yield f"network   {network_told(blueprint)}; {blueprint.build_network} while it is built"
     yield from _titled("secrets", [f"{id_} from ${name}" for id_, name in blueprint.secrets])
     agents = [f"{name} {version} ({source})" for name, version, source in blueprint.agents]
     yield from _titled("agents", agents)

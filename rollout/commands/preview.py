@@ -13,6 +13,7 @@ GUESS_CORE_S = 0.1
 """Of one rollout whose agent ends at once, when nothing was measured yet."""
 
 SHOWN = 20
+HOSTS_SHOWN = 3
 
 
 def preview(job: Job) -> str:
@@ -93,9 +94,17 @@ def _agents(job: Job) -> list[str]:
 
 def _sandboxes(job: Job) -> list[str]:
     kinds = count_by(
-        f"{limits_told(each.resources)}, network {each.network}" for each in _blueprints(job)
+        f"{limits_told(each.resources)}, network {network_told(each)}" for each in _blueprints(job)
     )
     return [f"{kind}: {count} tasks" for kind, count in kinds.items()]
+
+
+def network_told(blueprint: Blueprint) -> str:
+    """What the agent reaches, in words."""
+    hosts = ", ".join(blueprint.allowed_hosts[:HOSTS_SHOWN])
+    more = len(blueprint.allowed_hosts) - HOSTS_SHOWN
+    and_more = f" and {more} more" if more > 0 else ""
+    return f"{blueprint.network} ({hosts}{and_more})" if hosts else blueprint.network
 
 
 def limits_told(resources: Resources) -> str:

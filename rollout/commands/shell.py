@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rollout.commands.show import full_id
 from rollout.commands.where import STORE_WORDS, Words, place_of, read_words
 from rollout.config import KEEP_LIMIT_MAX_MB, EngineConf, ObjectsConf, RunConf, arm_name
 from rollout.dataset.reader import open_dataset
+from rollout.egress.access import egress, logged
 from rollout.errors import ConfigError
 from rollout.library import chosen_engine, running_engine
 from rollout.loading import conf_of
@@ -253,8 +254,10 @@ def _ending_on(*numbers: signal.Signals) -> Iterator[list[int]]:
 
 async def _session(computer: _Computer, asked: _Asked) -> int:
     terminal = on_terminal()
-    async with running_engine(computer.engine, computer.objects) as engine:
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(running_engine(computer.engine, computer.objects))
         box = await _made(engine, computer)
+        await stack.enter_async_context(egress(box, logged))
         if terminal and not asked.command:
             _say(f"{computer.about}; what you change is {_fate(computer)} when you leave")
         rows, cols = terminal_size()

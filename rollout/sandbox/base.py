@@ -70,7 +70,11 @@ class SandboxSpec:
     user: str = ""
     resources: Resources = Resources()
     network: str = "none"
-    """`none`; `host` only while an image is built."""
+    """`none | allowlist | public`: what a proxy on the host's side may let through, where somebody
+    opens one (egress/access.py). To an engine they are the same, a network with nothing but its own
+    loopback. `host` only while an image is built."""
+    allowed_hosts: tuple[str, ...] = ()
+    """What that proxy lets through: see egress/rules.py."""
     sudo: bool = False
     launch: tuple[BuildStep, ...] = ()
     """Done by `launching.launch` in each new sandbox, before anybody gets it."""
@@ -90,6 +94,7 @@ class SandboxSpec:
             user=blueprint.user,
             resources=blueprint.resources,
             network=blueprint.network,
+            allowed_hosts=blueprint.allowed_hosts,
             sudo=blueprint.sudo,
             launch=blueprint.launch,
             ready=blueprint.ready,
@@ -207,6 +212,10 @@ class Sandbox(Protocol):
     @property
     def alerts(self) -> tuple[ResourceAlert, ...]:
         """Told so far, oldest first."""
+
+    def set_env(self, env: Mapping[str, str]) -> None:
+        """Variables of all processes that start from now on: over the sandbox's own, below those of
+        a call, and in place of what was set here before. Copies of the sandbox do not have them."""
 
     async def exec(
         self,

@@ -35,6 +35,7 @@ class Inside(ABC):
         self._spec = spec
         self._client = InitClient(socket_path)
         self._env = dict((*DEFAULT_ENV, *spec.image.env, *spec.env))
+        self._set_env: dict[str, str] = {}
         self._cwd = spec.workdir or spec.image.workdir
         self._user = spec.user or spec.image.user
         self._lent: WeakSet[socket.socket] = WeakSet()
@@ -101,6 +102,9 @@ class Inside(ABC):
 
     # ---------------------------------------------------------------- processes and ports
 
+    def set_env(self, env: Mapping[str, str]) -> None:
+        self._set_env = dict(env)
+
     async def exec(
         self,
         argv: Sequence[str | bytes],
@@ -116,7 +120,7 @@ class Inside(ABC):
             return await self._client.exec(
                 argv,
                 stdin=stdin,
-                env={**self._env, **(env or {})},
+                env={**self._env, **self._set_env, **(env or {})},
                 cwd=cwd or self._cwd,
                 user=user or self._user,
                 timeout_s=timeout_s,
@@ -143,7 +147,7 @@ class Inside(ABC):
         async with self._inside():
             return await self._client.start(
                 argv,
-                env={**self._env, **(env or {})},
+                env={**self._env, **self._set_env, **(env or {})},
                 cwd=cwd or self._cwd,
                 user=user or self._user,
                 pty=pty,

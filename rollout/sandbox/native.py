@@ -60,7 +60,7 @@ from rollout.sandbox.unprivileged import (
 )
 from rollout.sandbox.volume import MOUNTED_AT, Volume
 from rollout.sandbox.watcher import Watcher
-from rollout.types import Blueprint, Changes, Workspace
+from rollout.types import NETWORKS, Blueprint, Changes, Workspace
 
 NAME = "native"
 FEATURES = frozenset({"pty", "ports", "programs", "users", "states"})
@@ -393,8 +393,9 @@ class NativeEngine:
     # ---------------------------------------------------------------- sandboxes
 
     async def create(self, spec: SandboxSpec) -> NativeSandbox:
-        if spec.network != "none":
-            raise SandboxError(f"network {spec.network!r}: the native engine has only 'none'")
+        if spec.network not in NETWORKS:
+            known = ", ".join(NETWORKS)
+            raise SandboxError(f"network {spec.network!r}: the native engine has only {known}")
         return await self._create(spec)
 
     async def _create(self, spec: SandboxSpec, *, on_disk: bool = False) -> NativeSandbox:
@@ -409,7 +410,7 @@ class NativeEngine:
         scratch = await self._scratches.choose(spec, name, owner.folder, launcher)
         layers = await self._chains.short(spec.image.layers)
         stacks = self._store.stacks(layers)
-        recipe = self._recipe(layers, scratch) if spec.network == "none" else None
+        recipe = self._recipe(layers, scratch) if spec.network != "host" else None
         room = self._rooms.take(recipe, launcher) if recipe is not None else None
         made = _Made(
             name=name,
@@ -447,7 +448,7 @@ class NativeEngine:
             ("data", str(made.plan.data_limit_bytes)),
             ("processes", str(made.plan.process_limit)),
             ("sudo", "1" if spec.sudo else "0"),
-            *((("network", spec.network),) if spec.network != "none" else ()),
+            *((("network", "host"),) if spec.network == "host" else ()),
         ]
 
     def _recipe(self, layers: tuple[str, ...], scratch: Scratch) -> Recipe | None:

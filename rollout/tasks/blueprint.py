@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from rollout.checks import value_problems
 from rollout.config import BlueprintConf
+from rollout.egress import rules
 from rollout.errors import ConfigError
 from rollout.plugins import fits, spelled
 from rollout.sandbox.base_settings import base_setting
@@ -122,6 +123,8 @@ def _foundation(conf: BlueprintConf, name: str, folder: Path, problems: Problems
         problems.add("blueprint.dockerfile.path", "must be given with context, args and the like")
     if conf.workdir and not conf.workdir.startswith("/"):
         problems.add("blueprint.workdir", f"saw {conf.workdir!r}; use an absolute path")
+    for line in rules.problems(conf.network, conf.allowed_hosts):
+        problems.lines.append(f"blueprint.{line}")
     begin = _workdir(conf, base, built=bool(steps) or whole is not None)
     own = read_steps(
         conf.steps,
@@ -144,6 +147,7 @@ def _foundation(conf: BlueprintConf, name: str, folder: Path, problems: Problems
         env=tuple(conf.env.items()),
         user=conf.user,
         network=conf.network,
+        allowed_hosts=tuple(conf.allowed_hosts),
         build_network=conf.build_network,
         secrets=tuple(conf.secrets.items()),
         sudo=conf.sudo,

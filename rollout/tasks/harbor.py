@@ -54,7 +54,8 @@ class HarborTasks:
             those shipped inside a package.
         images: image names (or globs over them) that tasks build on, to bases of the engine.
         network: `none` runs every task without network, whatever it declares; `as_declared`
-            refuses tasks that declare one, since this version delivers none.
+            gives agents the one that their task declares, and Harbor's default is `public`.
+            Verifiers have none: a task that declares one of theirs is refused.
         env_allow: variables of this machine that `${VAR}` in tasks may be filled with.
         build_network: `none` or `host`: what RUN lines of Dockerfiles reach.
         secrets: ids that RUN lines mount, to the variables of the worker that hold the values.

@@ -6,13 +6,14 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from rollout.egress import rules
 from rollout.tasks.toml_table import Table
 from rollout.types import HealthCheck, Resources
 
 NETWORKS = ("none", "as_declared")
 BUILD_NETWORKS = ("none", "host")
-_MODES = ("public", "no-network", "allowlist")
-_HOST = re.compile(r"(\*\.)?[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9:.])?(/\d+)?")
+_MODES = {"public": "public", "no-network": "none", "allowlist": "allowlist"}
+"""Harbor's words for ours."""
 _TEMPLATE = re.compile(r"\$\{([^}:]+)(?::-(.*))?\}", re.DOTALL)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMG])", re.IGNORECASE)
@@ -34,6 +35,14 @@ class Environment:
     build_network: str = "none"
     secrets: Pairs = ()
     sudo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What is reached, in a blueprint's words."""
+
+    mode: str = "none"
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,41 +154,41 @@ class EnvironmentReader:
 
     # ------------------------------------------------------------ network
 
-    def baseline_network(self, table: Table) -> str:
-        """The network an environment declares, or Harbor's default; told of if undeliverable."""
-        mode = self._network_mode(table, "public")
+    def agent_network(self, environment: Table, agent: Table) -> Network:
+        """What [agent] declares, else the environment, else Harbor's default."""
+        own, usual = self._network(agent), self._environments_network(environment)
+        found = own or usual or Network("public")
+        return Network() if self._allowed.network == "none" else found
+
+    def refuse_network(self, verifier: Table, environment: Table | None) -> None:
+        """Where a verifier declares one of its own: no scorer has any."""
+        self._refuse_network(verifier, self._network(verifier))
+        if environment is not None:
+            self._refuse_network(environment, self._environments_network(environment))
+
+    def _refuse_network(self, table: Table, declared: Network | None) -> None:
+        if declared and declared.mode != "none" and self._allowed.network != "none":
+            table.problems.add(
+                table.path("network_mode"),
+                f"saw {declared.mode!r}; verifiers have no network: "
+                'declare "no-network", or set task.network=none to run all without',
+            )
+
+    def _environments_network(self, table: Table) -> Network | None:
         internet = table.flag("allow_internet")
-        said = table.has("network_mode") or table.has("allowed_hosts")
-        if internet is not None and not said:
-            mode = "public" if internet else "no-network"
-        if said or internet is not None:
-            key = "network_mode" if said else "allow_internet"
-            self._check_delivered(table, key, mode)
-        else:
-            self._check_delivered(table, "network_mode", mode, note="not set, which means public")
-        return mode
+        usual = None if internet is None else Network("public" if internet else "none")
+        return self._network(table) or usual
 
-    def phase_network(self, table: Table, baseline: str) -> None:
-        """Check what [agent] or [verifier] declares for itself, where it differs."""
-        mode = self._network_mode(table, "")
-        if mode and mode != baseline:
-            self._check_delivered(table, "network_mode", mode)
-
-    def _network_mode(self, table: Table, default: str) -> str:
-        mode = table.choice("network_mode", _MODES, default)
-        hosts = table.texts("allowed_hosts")
-        if table.has("allowed_hosts") and mode != "allowlist":
+    def _network(self, table: Table) -> Network | None:
+        """None where the table says nothing."""
+        word = table.choice("network_mode", tuple(_MODES), "public")
+        hosts = tuple(host.strip() for host in table.texts("allowed_hosts"))
+        if not (table.has("network_mode") or table.has("allowed_hosts")):
+            return None
+        if table.has("allowed_hosts") and word != "allowlist":
             table.wrong("allowed_hosts", 'it with network_mode = "allowlist" only')
-        if any(not _HOST.fullmatch(host.strip()) for host in hosts):
-            table.wrong("allowed_hosts", "host names, *.names, addresses or CIDR ranges")
-        return mode
-
-    def _check_delivered(self, table: Table, key: str, mode: str, note: str = "") -> None:
-        if self._allowed.network == "none" or mode == "no-network":
-            return
-        seen = note or f"saw {table.data.get(key)!r}"
-        table.problems.add(
-            table.path(key),
-            f"{seen}; this version delivers no network: "
-            'declare "no-network", or set task.network=none to run without',
-        )
+            return None
+        for line in rules.problems(_MODES[word], hosts):
+            key, _, what = line.partition(": ")
+            table.problems.add(table.path(key), what)
+        return Network(_MODES[word], hosts)

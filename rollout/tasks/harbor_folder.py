@@ -58,7 +58,11 @@ class HarborFolder:
         self._refuse_files()
         instruction = self._instruction()
         tests, solution = self._tree("tests"), self._tree("solution")
-        blueprint = self._blueprint(declared.environment)
+        blueprint = replace(
+            self._blueprint(declared.environment),
+            network=declared.network.mode,
+            allowed_hosts=declared.network.hosts,
+        )
         verifier, tests = self._verifier(declared, tests)
         if "test.sh" not in tests.files():
             self._problems.add("tests/test.sh", "is missing; it must write the reward")

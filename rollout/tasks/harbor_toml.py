@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rollout.tasks.harbor_environment import Allowed, Environment, EnvironmentReader, Pairs
+from rollout.tasks.harbor_environment import (
+    Allowed,
+    Environment,
+    EnvironmentReader,
+    Network,
+    Pairs,
+)
 from rollout.tasks.problems import Problems
 from rollout.tasks.toml_table import Table
 from rollout.types import Collect, Output
@@ -19,6 +25,8 @@ class Declared:
     """What one task.toml says, in this package's own terms."""
 
     environment: Environment = Environment()
+    network: Network = Network()
+    """Of the agent."""
     agent_timeout_s: float | None = None
     agent_user: str = ""
     verifier_timeout_s: float = 600.0
@@ -60,9 +68,9 @@ class _Reader:
             self._section(name) for name in ("agent", "verifier", "environment", "solution")
         )
         read = self._environments
-        base_network = read.baseline_network(environment)
         declared = Declared(
             environment=read.environment(environment),
+            network=read.agent_network(environment, agent),
             agent_timeout_s=agent.number("timeout_sec"),
             agent_user=agent.user("user"),
             verifier_timeout_s=verifier.seconds("timeout_sec", 600.0),
@@ -75,8 +83,6 @@ class _Reader:
             outputs=self._outputs(),
             metadata=self._metadata(),
         )
-        for phase in (agent, verifier):
-            read.phase_network(phase, base_network)
         for table in (agent, verifier, environment, solution, root):
             table.done()
         return declared
@@ -105,9 +111,9 @@ class _Reader:
 
     def _verifier_environment(self, verifier: Table) -> Environment | None:
         table = verifier.table("environment")
+        self._environments.refuse_network(verifier, table)
         if table is None:
             return None
-        self._environments.baseline_network(table)
         table.refuse("healthcheck", "only [environment].healthcheck is supported")
         environment = self._environments.environment(table)
         table.done()

@@ -25,6 +25,7 @@ from rollout.types.plan import (
     trajectory_id,
 )
 from rollout.types.tasks import (
+    NETWORKS,
     Blueprint,
     BuildStep,
     Collect,
@@ -49,6 +50,7 @@ from rollout.types.trajectory import (
 from rollout.types.workspace import Change, Changes, Share, Trust, Workspace
 
 __all__ = [
+    "NETWORKS",
     "AgentStep",
     "Arm",
     "Artifact",

@@ -7,6 +7,9 @@ from rollout.types.endings import ScoreMode
 from rollout.types.files import Tree
 from rollout.types.workspace import Trust
 
+NETWORKS = ("none", "allowlist", "public")
+"""What an agent may reach: nothing, what is named, or all of the public internet."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
@@ -99,6 +102,11 @@ class Blueprint:
     """Who the agent runs as; empty: the image's, else root."""
     resources: Resources = Resources()
     network: str = "none"
+    """`none | allowlist | public`: what the agent reaches, through a proxy of the worker's; its
+    sandbox has no other way out."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Of `allowlist`, and what else of `public`: hosts, `*.hosts`, addresses and CIDR ranges, each
+    with `:port` or without."""
     sudo: bool = False
     """Setuid programs work, sudo among them: `no_new_privs` is lifted, and no other wall."""
     launch: tuple[BuildStep, ...] = ()

@@ -177,7 +177,7 @@ def refused(root: Path, toml: str = TOML, **settings: object) -> str:
         ('[environment]\nallowed_hosts = ["a.b"]', "[environment].allowed_hosts: saw ['a.b']"),
         (
             '[agent]\nnetwork_mode = "allowlist"\nallowed_hosts = ["http://x/"]',
-            "[agent].allowed_hosts: saw ['http://x/']; use host names",
+            "[agent].allowed_hosts: saw 'http://x/': ",
         ),
         ("[agent]\ntimeout_sec = -1", "[agent].timeout_sec: saw -1"),
         ("[agent]\nuser = true", "[agent].user: saw True; use a user's name or number"),
@@ -305,24 +305,54 @@ class TestNetwork:
         assert load_one(tmp_path, '[environment]\nnetwork_mode = "public"').id == "good"
 
     @pytest.mark.parametrize(
-        "toml",
+        ("toml", "reached"),
         [
-            "",
-            '[environment]\nnetwork_mode = "public"',
-            "[environment]\nallow_internet = true",
-            '[environment]\nnetwork_mode = "allowlist"\nallowed_hosts = ["*.example.org"]',
-            '[environment]\nnetwork_mode = "no-network"\n[agent]\nnetwork_mode = "public"',
-            '[environment]\nnetwork_mode = "no-network"\n[verifier]\nnetwork_mode = "public"',
+            ("", ("public", ())),
+            ('[environment]\nnetwork_mode = "public"', ("public", ())),
+            ("[environment]\nallow_internet = true", ("public", ())),
+            ("[environment]\nallow_internet = false", ("none", ())),
+            (
+                '[environment]\nnetwork_mode = "allowlist"\nallowed_hosts = ["*.example.org"]',
+                ("allowlist", ("*.example.org",)),
+            ),
+            (
+                '[environment]\nnetwork_mode = "no-network"\n[agent]\nnetwork_mode = "public"',
+                ("public", ()),
+            ),
+            (
+                '[environment]\nnetwork_mode = "public"\n[verifier]\nnetwork_mode = "no-network"\n'
+                '[agent]\nnetwork_mode = "allowlist"\nallowed_hosts = ["10.0.0.0/8 ", "a.org:81"]',
+                ("allowlist", ("10.0.0.0/8", "a.org:81")),
+            ),
+            (
+                '[environment]\nnetwork_mode = "no-network"\n[agent]\nnetwork_mode = "no-network"',
+                ("none", ()),
+            ),
         ],
     )
-    def test_as_declared_refuses_what_it_cannot_deliver(self, tmp_path: Path, toml: str) -> None:
-        said = refused(tmp_path, toml, network="as_declared")
-        assert "this version delivers no network" in said
-        assert "task.network=none" in said
+    def test_as_declared_gives_agents_theirs(
+        self, tmp_path: Path, toml: str, reached: tuple[str, tuple[str, ...]]
+    ) -> None:
+        blueprint = load_one(tmp_path, toml, network="as_declared").blueprint
+        assert (blueprint.network, blueprint.allowed_hosts) == reached
 
-    def test_as_declared_takes_tasks_without(self, tmp_path: Path) -> None:
-        toml = '[environment]\nnetwork_mode = "no-network"\n[agent]\nnetwork_mode = "no-network"'
-        assert load_one(tmp_path, toml, network="as_declared").id == "good"
+    @pytest.mark.parametrize(
+        ("toml", "key"),
+        [
+            ('[verifier]\nnetwork_mode = "public"', "[verifier].network_mode"),
+            (
+                '[verifier]\nenvironment_mode = "separate"\n'
+                "[verifier.environment]\nallow_internet = true",
+                "[verifier.environment].network_mode",
+            ),
+        ],
+    )
+    def test_as_declared_refuses_a_network_of_a_verifier(
+        self, tmp_path: Path, toml: str, key: str
+    ) -> None:
+        said = refused(tmp_path, toml, network="as_declared")
+        assert f"{key}: saw 'public'; verifiers have no network" in said
+        assert "task.network=none" in said
 
 
 class TestHostVariables:

@@ -92,7 +92,7 @@ def config(wanted: Wanted) -> dict[str, Any]:
         "User": "0:0",
         "WorkingDir": spec.image.workdir or "/",  # made by the daemon where it is missing
         "Labels": dict(wanted.labels),
-        "NetworkDisabled": spec.network == "none",
+        "NetworkDisabled": spec.network != "host",
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGKILL",  # the init hears no other, and a daemon that ends would wait
         "AttachStdout": False,
@@ -113,7 +113,7 @@ def _host_config(wanted: Wanted) -> dict[str, Any]:
         for target, source in mounted.items()
     ]
     asked: dict[str, Any] = {
-        "NetworkMode": spec.network,
+        "NetworkMode": "host" if spec.network == "host" else "none",
         "LogConfig": {"Type": "none"},
         "IpcMode": "private",
         "CgroupnsMode": "private",

@@ -44,7 +44,7 @@ from rollout.sandbox.lineage import Lineage, fork
 from rollout.sandbox.owner import Owner, remove_tree
 from rollout.sandbox.unprivileged import folder_of_user
 from rollout.sandbox.watcher import Watcher
-from rollout.types import Blueprint, Changes, Tree, Workspace
+from rollout.types import NETWORKS, Blueprint, Changes, Tree, Workspace
 
 FEATURES = frozenset({"pty", "ports", "programs", "users", "dockerfile"})
 CREATE_TIMEOUT_S = 60.0
@@ -227,8 +227,9 @@ class DockerEngine:
 
     async def create(self, spec: SandboxSpec) -> DockerSandbox:
         """A ready sandbox: its init has answered. What may pass is tried again."""
-        if spec.network != "none":
-            raise SandboxError(f"network {spec.network!r}: the docker engine has only 'none'")
+        if spec.network not in NETWORKS:
+            known = ", ".join(NETWORKS)
+            raise SandboxError(f"network {spec.network!r}: the docker engine has only {known}")
         return await self.create_for_build(spec, {})
 
     async def create_for_build(

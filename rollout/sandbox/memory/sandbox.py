@@ -70,6 +70,7 @@ class MemorySandbox:
         self._forget = forget
         self._fork = fork
         self._closed = False
+        self._set_env: dict[str, str] = {}
 
     @property
     def id(self) -> str:
@@ -85,6 +86,9 @@ class MemorySandbox:
         return tuple(name for name, amount in asked.items() if amount is not None)
 
     # ------------------------------------------------------------ processes
+
+    def set_env(self, env: Mapping[str, str]) -> None:
+        self._set_env = dict(env)
 
     async def exec(
         self,
@@ -179,7 +183,8 @@ class MemorySandbox:
     def _environment(self, who: Who, env: Mapping[str, str]) -> dict[str, str]:
         home = home_of(self._files, who.uid)
         own = {"PATH": execute.DEFAULT_PATH, "HOME": home}
-        return {**own, **dict(self._spec.image.env), **dict(self._spec.env), **env}
+        image, spec = dict(self._spec.image.env), dict(self._spec.env)
+        return {**own, **image, **spec, **self._set_env, **env}
 
     def _who(self, user: str) -> Who:
         who = find_user(self._files, user)
