@@ -234,17 +234,20 @@ class Proxy:
     # ---------------------------------------------------------------- passing on
 
     async def _pass(self, request: Request, address: str, inner: Streams, outer: Streams) -> None:
-        passed, end = Passed(), "cut off"
+        passed, end = Passed(), _End("cut off")
         try:
             end = await self._passed(request, inner, outer, passed)
         finally:
             outer[1].transport.abort()
-            self._log.allowed(request, address, passed, end)
+            self._log.allowed(request, address, passed, end.why)
+        if end.status and not passed.received and request.method != CONNECT:
+            await _say(inner, end.status, end.why)
+        else:
+            await _finish(inner)
 
     async def _passed(
         self, request: Request, inner: Streams, outer: Streams, passed: Passed
-    ) -> str:
-        """How it ended, in words; empty for well."""
+    ) -> "_End":
         loop, idle_s = asyncio.get_running_loop(), self._limits.idle_s
         for _, writer in (inner, outer):
             writer.transport.set_write_buffer_limits(0)  # what is slow to read is not read ahead
@@ -266,25 +269,26 @@ class Proxy:
                 if request.method == CONNECT:
                     inner[1].write(ESTABLISHED)
                     await tunnel(inner, outer, sent, received)
-                else:
-                    await exchange(request, inner, outer, sent, received)
+                    return _End()
+                await exchange(request, inner, outer, sent, received)
+                return _End() if passed.received else _End("it hung up without an answer", 502)
         except TimeoutError:
             if not clock.expired():
                 raise
-            return f"nothing moved for {idle_s:g} s"
+            return _End(f"nothing moved for {idle_s:g} s", 504)
         except BadRequest as exc:
-            return await self._cut_short(inner, passed, exc.status, str(exc))
+            return _End(str(exc), exc.status)
         except OSError as exc:
-            return exc.strerror or str(exc)
-        if request.method != CONNECT and not passed.received:
-            return await self._cut_short(inner, passed, 502, "it hung up without an answer")
-        await _end(inner)
-        return ""
+            return _End(exc.strerror or str(exc), 502)
 
-    async def _cut_short(self, inner: Streams, passed: Passed, status: int, why: str) -> str:
-        if not passed.received:
-            await _say(inner, status, why)
-        return why
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Of what was passed on; empty where all of it was."""
+
+    why: str = ""
+    status: int = 0
+    """The answer where the server gave none. In a tunnel there is none to give."""
 
 
 async def _say(streams: Streams, status: int, text: str) -> None:
@@ -295,10 +299,10 @@ async def _say(streams: Streams, status: int, text: str) -> None:
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     streams[1].write(head.encode() + body)
-    await _end(streams)
+    await _finish(streams)
 
 
-async def _end(streams: Streams) -> None:
+async def _finish(streams: Streams) -> None:
     """Tell a caller that there is no more; what it still says goes nowhere."""
     reader, writer = streams
     with suppress(OSError):  # it may have closed first

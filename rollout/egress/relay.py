@@ -25,7 +25,7 @@ async def tunnel(
 ) -> None:
     """Until both sides have said all; the end of one is passed on to the other."""
     async with _running(
-        _pass_all(inner[0], outer[1], sent), _pass_all(outer[0], inner[1], received)
+        _pass_to_end(inner[0], outer[1], sent), _pass_to_end(outer[0], inner[1], received)
     ) as both:
         await asyncio.gather(*both)
 
@@ -71,6 +71,10 @@ async def _send(request: Request, reader: StreamReader, writer: StreamWriter, se
 async def _pass_all(reader: StreamReader, writer: StreamWriter, moved: Moved) -> None:
     while piece := await reader.read(PIECE_BYTES):
         await _pass(piece, writer, moved)
+
+
+async def _pass_to_end(reader: StreamReader, writer: StreamWriter, moved: Moved) -> None:
+    await _pass_all(reader, writer, moved)
     writer.write_eof()
 
 

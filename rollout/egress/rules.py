@@ -152,7 +152,7 @@ def read_authority(text: str, usual_port: int | None) -> tuple[Host, int]:
 def read_host(text: str) -> Host:
     """ValueError for spellings that only some programs take for an address, such as `127.1`,
     `0x7f000001` or `017700000001`, and for names that are none."""
-    if text.startswith("["):
+    if text.startswith("[") and text.endswith("]"):
         address = read_address(text[1:-1])
         if ":" not in text:
             raise ValueError("brackets are for IPv6")
