@@ -38,6 +38,12 @@ def test_wrong_words_are_told_with_the_nearest(tmp_path: Path) -> None:
         blueprint_of(str(tmp_path / "mine.yaml"))
 
 
+async def test_the_network_of_a_made_blueprint_is_checked_too() -> None:
+    with pytest.raises(ConfigError, match=r"sandbox: allowed_hosts: saw '\*': no name of a host"):
+        async with rollout.sandbox(rollout.Blueprint(), network="public", allowed_hosts=["*"]):
+            pass
+
+
 async def test_a_limit_of_a_made_blueprint_is_held_or_refused_too() -> None:
     wanted = rollout.Blueprint(resources=Resources(memory_mb=64))
     with pytest.raises(SandboxError, match="cannot hold a limit of memory"):

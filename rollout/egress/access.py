@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from functools import cache
 
 from rollout.egress.log import EgressLog, Tell
-from rollout.egress.proxy import Dial, Proxy, Resolve, Streams
+from rollout.egress.proxy import Proxy
+from rollout.egress.reach import Dial, Resolve, Streams
 from rollout.egress.relay import PIECE_BYTES
 from rollout.egress.rules import NONE, Rules
 from rollout.sandbox.base import Sandbox

@@ -11,67 +11,25 @@ import asyncio
 import errno
 import logging
 import socket
-from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from asyncio import StreamReader
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
-from rollout.egress.addresses import Address, read_address
 from rollout.egress.head import CONNECT, BadRequest, Request, read_head
 from rollout.egress.log import EgressLog, Passed
+from rollout.egress.reach import USUAL, Dial, Failure, Limits, Reach, Refusal, Resolve, Streams
 from rollout.egress.relay import PIECE_BYTES, exchange, tunnel
 from rollout.egress.rules import Rules
-
-Streams = tuple[StreamReader, StreamWriter]
-Resolve = Callable[[str], Awaitable[Sequence[str]]]
-"""A name to all of its addresses; OSError if it has none."""
-Dial = Callable[[str, int], Awaitable[Streams]]
-"""To an address, never a name, and a port; OSError if nobody answers."""
 
 SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 PAUSE_S = 1.0
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 LINGER_S = 1.0
 """For an answer to be taken by a caller that still talks; closing at once would drop it."""
-ADDRESSES_TRIED = 4
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Of one sandbox; each connection has one request, or one tunnel."""
-
-    connections: int = 64
-    """At once; who comes later waits."""
-    lookups: int = 4
-    """At once."""
-    head_bytes: int = 64 << 10
-    head_s: float = 30.0
-    lookup_s: float = 15.0
-    connect_s: float = 15.0
-    """Of each address."""
-    idle_s: float = 300.0
-    """Without a byte either way."""
-    total_s: float = 4 * 3600.0
-
-
-class _Refusal(Exception):
-    """Not to be let out; `why` is for the log, which may know more than the caller should."""
-
-    def __init__(self, why: str, told: str = "") -> None:
-        super().__init__(told or why)
-        self.why = why
-
-
-class _Failure(Exception):
-    """It might have been let out, had somebody been there; `status` is the answer."""
-
-    def __init__(self, why: str, status: int = 502) -> None:
-        super().__init__(why)
-        self.status = status
 
 
 class Proxy:
@@ -84,16 +42,13 @@ class Proxy:
         *,
         resolve: Resolve,
         dial: Dial,
-        limits: Limits = Limits(),
+        limits: Limits = USUAL,
     ) -> None:
-        self._rules = rules
         self._log = told
-        self._resolve = resolve
-        self._dial = dial
         self._limits = limits
+        self._reach = Reach(rules, resolve=resolve, dial=dial, limits=limits)
         self._slots = asyncio.Semaphore(limits.connections)
-        self._lookups = asyncio.Semaphore(limits.lookups)
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def serving(self, sock: socket.socket) -> AsyncIterator[None]:
@@ -110,6 +65,7 @@ class Proxy:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._reach.close()
             self._log.close()
 
     # ---------------------------------------------------------------- connections
@@ -128,15 +84,13 @@ class Proxy:
                     log.warning("egress: %s", exc)
                     await asyncio.sleep(PAUSE_S)
                 continue
-            self._keep(asyncio.create_task(self._serve(peer)), self._slots)
+            task = asyncio.create_task(self._serve(peer))
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
 
-    def _keep(self, task: "asyncio.Future[Any]", slots: asyncio.Semaphore) -> None:
-        def done(task: "asyncio.Future[Any]") -> None:
-            self._tasks.discard(task)
-            slots.release()
-
-        self._tasks.add(task)
-        task.add_done_callback(done)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._slots.release()
 
     async def _serve(self, peer: socket.socket) -> None:
         inner = await asyncio.open_connection(sock=peer, limit=self._limits.head_bytes)
@@ -154,15 +108,15 @@ class Proxy:
         request: Request | None = None
         try:
             request = await self._head(inner[0])
-            address, outer = await self._reached(request)
+            address, outer = await self._reach.connected(request)
         except BadRequest as exc:
             self._log.refused("a request that cannot be passed on", str(exc))
             await _say(inner, exc.status, str(exc))
-        except _Refusal as exc:
+        except Refusal as exc:
             assert request is not None
             self._log.refused(request, exc.why)
             await _say(inner, 403, f"{request.host}:{request.port} is not reached: {exc}")
-        except _Failure as exc:
+        except Failure as exc:
             assert request is not None
             self._log.failed(request, str(exc))
             await _say(inner, exc.status, f"{request.host}:{request.port}: {exc}")
@@ -186,50 +140,6 @@ class Proxy:
         except TimeoutError:
             raise BadRequest(f"its head took longer than {limits.head_s:g} s", 408) from None
         return read_head(data)
-
-    # ---------------------------------------------------------------- where to
-
-    async def _reached(self, request: Request) -> tuple[str, Streams]:
-        """A connection to an address that the rules were asked of, and that address."""
-        host, port = request.host, request.port
-        if why := self._rules.refuses(host, port):
-            raise _Refusal(why)
-        addresses = [host.address] if host.address else await self._looked_up(host.name)
-        for address in addresses:
-            if why := self._rules.refuses_address(address, port):
-                raise _Refusal(f"{why} ({address})", "an address of it is closed")
-        error = ""
-        for address in addresses[:ADDRESSES_TRIED]:
-            try:
-                async with asyncio.timeout(self._limits.connect_s):
-                    return str(address), await self._dial(str(address), port)
-            except TimeoutError:
-                error = error or f"no answer within {self._limits.connect_s:g} s"
-            except OSError as exc:
-                error = error or exc.strerror or str(exc)
-        raise _Failure(error)
-
-    async def _looked_up(self, name: str) -> list[Address]:
-        """A lookup that hangs keeps its place: a thread cannot be ended."""
-        limit_s = self._limits.lookup_s
-        late = _Failure(f"its name was not found within {limit_s:g} s", 504)
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._lookups.acquire()
-        except TimeoutError:
-            raise late from None
-        looking = asyncio.ensure_future(self._resolve(name))
-        self._keep(looking, self._lookups)
-        done, _ = await asyncio.wait({looking}, timeout=limit_s)
-        if not done:
-            raise late
-        try:
-            found = [read_address(text) for text in looking.result()]
-        except (OSError, ValueError):
-            raise _Failure("its name is not found") from None
-        if not found:
-            raise _Failure("its name has no address")
-        return list(dict.fromkeys(found))
 
     # ---------------------------------------------------------------- passing on
 
@@ -272,13 +182,11 @@ class Proxy:
                     return _End()
                 await exchange(request, inner, outer, sent, received)
                 return _End() if passed.received else _End("it hung up without an answer", 502)
-        except TimeoutError:
-            if not clock.expired():
-                raise
-            return _End(f"nothing moved for {idle_s:g} s", 504)
         except BadRequest as exc:
             return _End(str(exc), exc.status)
         except OSError as exc:
+            if clock.expired():
+                return _End(f"nothing moved for {idle_s:g} s", 504)
             return _End(exc.strerror or str(exc), 502)
 
 

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from rollout.egress.log import EgressLog
-from rollout.egress.proxy import Limits, Proxy, Streams
+from rollout.egress.proxy import Proxy
+from rollout.egress.reach import USUAL, Limits, Streams
 from rollout.egress.rules import Rules
 
 Handler = Callable[[StreamReader, StreamWriter], Awaitable[None]]
@@ -119,7 +120,7 @@ async def line(
     handler: Handler,
     *hosts: str,
     network: str = "allowlist",
-    limits: Limits = Limits(),  # noqa: B008 - frozen
+    limits: Limits = USUAL,
 ) -> AsyncIterator[Line]:
     async with server_of(handler) as port, _line(Outside(port), hosts, network, limits) as made:
         yield made

@@ -82,6 +82,20 @@ async def test_env_is_laid_over_the_sandboxs_own(bench: Bench) -> None:
     assert again.stdout == b"spec spec none\n"
 
 
+async def test_variables_set_later_are_for_what_starts_then(bench: Bench) -> None:
+    box = await bench.sandbox(Blueprint(env=(("A", "spec"), ("B", "spec"))))
+    sh = shell_in(box)
+    box.set_env({"A": "set", "C": "set"})
+    assert (await sh('echo "$A $B $C"', env={"C": "exec"})).stdout == b"set spec exec\n"
+    async with await box.start(["sh", "-c", "echo $A $B $C"]) as process:
+        assert (await process.wait()).stdout == b"set spec set\n"
+    (copy,) = await box.fork(1)
+    bench.ending.push_async_callback(copy.close)
+    assert (await shell_in(copy)('echo "$A ${C-none}"')).stdout == b"spec none\n"
+    box.set_env({})
+    assert (await sh('echo "$A ${C-none}"')).stdout == b"spec none\n"
+
+
 async def test_nothing_of_the_hosts_environment_gets_in(
     sh: Sh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
