@@ -18,8 +18,18 @@ from rollout.config import (
 )
 from rollout.types import NETWORKS, Outcome
 
+PINNED = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Of sampling, with `model.capture=tokens`. Engines tell log probabilities after these have cut and
+scaled the distribution; a trainer's forward pass knows nothing of that."""
+LEFT_OUT = (
+    *("presence_penalty", "frequency_penalty", "logit_bias", "n", "top_logprobs"),
+    *("typical_p", "truncate_prompt_tokens"),
+)
+"""The same, by other means."""
+
 CHOICES = {
     "model.kind": ("none", "openai", "scripted"),
+    "model.capture": ("text", "logprobs", "tokens"),
     "blueprint.size": tuple(SIZES),
     "blueprint.network": NETWORKS,
     "blueprint.build_network": ("none", "host"),
@@ -37,6 +47,7 @@ MAY_BE_ZERO = frozenset(
         "model.price.prompt",
         "model.price.completion",
         "model.price.cached",
+        "model.realign_tokens",
         "engine.uid_base",
         "engine.volume_reserve_mb",
         "engine.memory_reserve_mb",
@@ -105,6 +116,13 @@ def model_problems(model: ModelConf, budget: BudgetConf) -> list[str]:
         found.append(
             "model.key_env: must be a variable's name; the key itself belongs in no config"
         )
+    if model.capture == "tokens":
+        found += [
+            f"model.sampling.{key}: {value!r} would change what log probabilities are of; "
+            f"leave it out, or have model.capture=text"
+            for key, value in model.sampling.items()
+            if key in LEFT_OUT or (key in PINNED and value != PINNED[key])
+        ]
     priced = [model.price.prompt is not None, model.price.completion is not None]
     if any(priced) != all(priced) or (budget.cost_usd is not None and not all(priced)):
         found.append("model.price: must be given as both, model.price.prompt and .completion")

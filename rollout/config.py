@@ -282,6 +282,16 @@ class ModelConf:
     """Of one try."""
     patience_s: float = 1800.0
     """Of one call with all its tries: then the rollout ends as `model_error`."""
+    capture: str = "text"
+    """`text | logprobs | tokens`: what is kept of each reply. `tokens`, for training: the engine's
+    own token ids and log probabilities, as rows of the table `sequences`; needs vLLM's
+    `return_token_ids`, and pins top_p, top_k, min_p and penalties to what changes nothing."""
+    realign_tokens: int = 0
+    """`tokens`: how many sampled tokens at the end of a reply a harness may send back changed
+    before a new sequence begins. 0: none, and every sampled token is trained exactly once."""
+    policy_version_file: str | None = None
+    """A file, on each worker, that holds the number of the weights the endpoint serves; read
+    around each call, where the endpoint itself tells none."""
 
 
 @dataclass

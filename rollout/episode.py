@@ -30,6 +30,7 @@ from rollout.errors import (
     boundary,
 )
 from rollout.gateway.access import ModelAccess, ModelService
+from rollout.gateway.sequences import MOST_TOKENS, placed
 from rollout.gateway.session import Session
 from rollout.pool import WarmPool
 from rollout.sandbox.base import Engine, Image, Objects, Sandbox, SandboxSpec
@@ -53,6 +54,7 @@ from rollout.types import (
     Lease,
     Outcome,
     ScoreMode,
+    Sequence,
     StopReason,
     Task,
     Trajectory,
@@ -472,19 +474,30 @@ class _Episode:
         return Ended(trajectory=self._trajectory(finished_at, output), blobs=blobs, files=files)
 
     def _model_use(self) -> dict[str, Any]:
-        session = self.session
-        if session is None:
+        session, service = self.session, self.bench.model
+        if session is None or service is None:
             return {}
+        sequences: tuple[Sequence, ...] = ()
+        if session.sequences is not None and session.sequences.is_whole:
+            sequences = session.sequences.finish()
+            self.transcript.steps[:] = placed(self.transcript.steps, sequences)
+        elif session.sequences is not None:
+            self.transcript.event("sequences_left_out", f"more than {MOST_TOKENS} tokens")
         return {
             "model_name": session.model,
             "tools": session.record.tools,
             "prompt_tokens": session.usage.prompt_tokens,
             "completion_tokens": session.usage.completion_tokens,
             "cost_usd": session.cost_usd,
+            "capture_level": service.plan.conf.capture,
+            "sequences": sequences,
+            "policy_version_min": session.policy.lowest,
+            "policy_version_max": session.policy.highest,
         }
 
     def _trajectory(self, finished_at: datetime, output: str) -> Trajectory:
         lease, task, said, verdict = self.lease, self.task, self.transcript, self.verdict
+        used = self._model_use()
         attempt = Attempt(
             epoch=lease.epoch,
             n=lease.n,
@@ -521,7 +534,7 @@ class _Episode:
             agent_name=self.agent.name,
             agent_version=self.agent.version,
             agents=task.blueprint.agents,
-            **self._model_use(),
+            **used,
             arm_digest=self.arm.digest,
             started_at=said.started_at,
             finished_at=finished_at,

@@ -65,7 +65,7 @@ def _valid(value: Any) -> Any:
 
 def _row(t: Trajectory) -> dict[str, Any]:
     return {
-        **_identity(t),
+        **identity(t),
         **_ending(t),
         **_story(t),
         "dataset": t.dataset or None,
@@ -91,7 +91,8 @@ def _row(t: Trajectory) -> dict[str, Any]:
     }
 
 
-def _identity(t: Trajectory) -> dict[str, Any]:
+def identity(t: Trajectory) -> dict[str, Any]:
+    """Which rollout a row is of; the same columns in both tables."""
     return {
         "run_id": t.run_id,
         "trajectory_id": t.spec.trajectory_id,
@@ -134,8 +135,10 @@ def _story(t: Trajectory) -> dict[str, Any]:
         "steps": [_step_row(number, step) for number, step in enumerate(t.steps)],
         "num_turns": sum(step.source == "agent" for step in t.steps),
         "num_tool_calls": sum(len(message.tool_calls) for message in t.messages),
-        "num_sequences": 0,
-        "capture_level": "text",
+        "num_sequences": len(t.sequences),
+        "capture_level": t.capture_level,
+        "policy_version_min": t.policy_version_min,
+        "policy_version_max": t.policy_version_max,
         "prompt_tokens": t.prompt_tokens,
         "completion_tokens": t.completion_tokens,
         "cost_usd": t.cost_usd,
@@ -172,6 +175,8 @@ def _message_row(m: Message) -> dict[str, Any]:
 
 
 def _step_row(number: int, s: AgentStep) -> dict[str, Any]:
+    beside = {"thread": s.thread, "logprobs": s.logprobs}
+    extra = {name: value for name, value in beside.items() if value is not None}
     return {
         "step_id": number,
         "source": s.source,
@@ -188,7 +193,11 @@ def _step_row(number: int, s: AgentStep) -> dict[str, Any]:
         "completion_tokens": s.completion_tokens,
         "cached_tokens": s.cached_tokens,
         "cost_usd": s.cost_usd,
-        "extra": None if s.thread is None else json.dumps({"thread": s.thread}),
+        "policy_version": s.policy_version,
+        "sequence_index": s.sequence_index,
+        "token_start": s.token_start,
+        "token_end": s.token_end,
+        "extra": json.dumps(extra) if extra else None,
     }
 
 
@@ -233,6 +242,9 @@ def _trajectory(row: Mapping[str, Any]) -> Trajectory:
         prompt_tokens=row["prompt_tokens"],
         completion_tokens=row["completion_tokens"],
         cost_usd=row["cost_usd"],
+        capture_level=row["capture_level"],
+        policy_version_min=row["policy_version_min"],
+        policy_version_max=row["policy_version_max"],
         arm_digest=row["arm_digest"],
         started_at=_utc(row["started_at"]),
         finished_at=_utc(row["finished_at"]),
@@ -267,6 +279,7 @@ def _message(m: Mapping[str, Any]) -> Message:
 
 
 def _step(s: Mapping[str, Any]) -> AgentStep:
+    extra = json.loads(s["extra"]) if s["extra"] else {}
     return AgentStep(
         source=s["source"],
         message_start=s["message_start"],
@@ -282,7 +295,12 @@ def _step(s: Mapping[str, Any]) -> AgentStep:
         completion_tokens=s["completion_tokens"],
         cached_tokens=s["cached_tokens"],
         cost_usd=s["cost_usd"],
-        thread=json.loads(s["extra"])["thread"] if s["extra"] else None,
+        thread=extra.get("thread"),
+        policy_version=s["policy_version"],
+        sequence_index=s["sequence_index"],
+        token_start=s["token_start"],
+        token_end=s["token_end"],
+        logprobs=extra.get("logprobs"),
     )
 
 

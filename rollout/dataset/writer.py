@@ -20,6 +20,7 @@ from typing import TypeVar
 from rollout.dataset.base import CommitReply, CommitRequest, Part
 from rollout.dataset.parts import check_format, make_part, writer_key
 from rollout.dataset.rows import to_batch
+from rollout.dataset.sequence_rows import to_sequence_table
 from rollout.dataset.store_base import Store, put_same
 from rollout.errors import Fenced, StoreError, boundary
 from rollout.types import Trajectory
@@ -29,6 +30,8 @@ T = TypeVar("T")
 _PAUSE_S = 0.1
 """Before the second try; doubled with each further one, with jitter, up to the longest."""
 _LONGEST_PAUSE_S = 5.0
+TOKEN_BYTES = 9
+"""Of a sequence: an id, a log probability, a place in the mask."""
 
 
 class DatasetWriter:
@@ -174,8 +177,8 @@ class DatasetWriter:
         # The first of two rows of one rollout counts, as it does between workers.
         rows = list({row.spec.trajectory_id: row for row in reversed(batch)}.values())[::-1]
         while rows:
-            part = await self._put(rows)
-            request = self._request(part, rows)
+            parts = await self._put(rows)
+            request = self._request(parts, rows)
             reply = await self._patiently("commit", partial(self._asked, request))
             if reply.accepted:
                 return
@@ -183,31 +186,36 @@ class DatasetWriter:
                 raise Fenced(f"the log refuses parts of epoch {self._epoch} from {self._worker}")
             fewer = [row for row in rows if row.spec.trajectory_id not in reply.duplicates]
             if len(fewer) == len(rows):
-                raise StoreError(f"{part.path} was refused for rows it does not hold")
+                raise StoreError(f"{parts[0].path} was refused for rows it does not hold")
             rows = fewer
 
-    async def _put(self, rows: list[Trajectory]) -> Part:
-        part, data = await asyncio.to_thread(self._encode, rows, self._parts_made)
+    async def _put(self, rows: list[Trajectory]) -> tuple[Part, ...]:
+        """The rows' part, and one of their sequences where there are any."""
+        made = await asyncio.to_thread(self._encode, rows, self._parts_made)
         self._parts_made += 1
-        put = partial(asyncio.to_thread, put_same, self._store, part.path, data)
-        await self._patiently(f"write {part.path}", put)
-        return part
+        for part, data in made:
+            put = partial(asyncio.to_thread, put_same, self._store, part.path, data)
+            await self._patiently(f"write {part.path}", put)
+        return tuple(part for part, _ in made)
 
-    def _encode(self, rows: list[Trajectory], number: int) -> tuple[Part, bytes]:
-        return make_part(
-            to_batch(rows),
-            name="trajectories",
+    def _encode(self, rows: list[Trajectory], number: int) -> list[tuple[Part, bytes]]:
+        tables = {"trajectories": to_batch(rows)}
+        if any(row.sequences for row in rows):
+            tables["sequences"] = to_sequence_table(rows)
+        make = partial(
+            make_part,
             writer=writer_key(self._worker),
             epoch=self._epoch,
             number=number,
             format=self._format,
         )
+        return [make(table, name=name) for name, table in tables.items()]
 
-    def _request(self, part: Part, rows: list[Trajectory]) -> CommitRequest:
+    def _request(self, parts: tuple[Part, ...], rows: list[Trajectory]) -> CommitRequest:
         return CommitRequest(
             worker=self._worker,
             epoch=self._epoch,
-            parts=(part,),
+            parts=parts,
             trajectory_ids=tuple(row.spec.trajectory_id for row in rows),
             outcomes=tuple(row.outcome for row in rows),
             rewards=tuple(row.reward if row.outcome.scored else None for row in rows),
@@ -250,7 +258,8 @@ def row_bytes(t: Trajectory) -> int:
         texts += 64 + len(message.content)
         texts += len(message.content_parts or "") + len(message.reasoning_content or "")
         texts += sum(64 + len(call.arguments) for call in message.tool_calls)
-    return 1024 + texts + 128 * (len(t.steps) + len(t.events) + len(t.attempts))
+    tokens = sum(TOKEN_BYTES * len(sequence.loss_mask) for sequence in t.sequences)
+    return 1024 + texts + tokens + 128 * (len(t.steps) + len(t.events) + len(t.attempts))
 
 
 def _check_finite(t: Trajectory) -> None:

@@ -3,9 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from rollout.aio import Deadline
 from rollout.gateway.base import ModelCall, ModelReply, Upstream
+from rollout.gateway.capture import TOKENS
+from rollout.gateway.policy import PolicyVersion
+from rollout.gateway.sequences import SequenceBuilder
 from rollout.gateway.server import serve
 from rollout.gateway.session import Session
 from rollout.gateway.settings import ModelPlan
@@ -22,14 +26,20 @@ class ModelService:
 
     def open(self, session_id: str, deadline: Deadline, transcript: Transcript) -> Session:
         """A rollout's calls, none made yet."""
+        conf = self.plan.conf
+        captures = conf.capture == TOKENS
         return Session(
             self.upstream,
             session_id=session_id,
-            model=self.plan.conf.name,
+            model=conf.name,
             budget=self.plan.limits,
             price=self.plan.price,
             deadline=deadline,
             transcript=transcript,
+            sequences=SequenceBuilder(realign_tokens=conf.realign_tokens) if captures else None,
+            policy=PolicyVersion(
+                None if conf.policy_version_file is None else Path(conf.policy_version_file)
+            ),
         )
 
 

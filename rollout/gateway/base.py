@@ -5,6 +5,7 @@ templates share. What it has no word for travels beside it: `raw` is the body as
 between two ends of the same dialect it is what is sent on.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -48,6 +49,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """A call in the engine's own tokens. Whoever trains on it needs these very ids."""
+
+    prompt_ids: "array[int]"
+    """int32; all of it, as the engine made it of the messages."""
+    completion_ids: "array[int]"
+    """int32, its end-of-turn token included where that was sampled."""
+    logprobs: "array[float]"
+    """float32, one for each of `completion_ids`."""
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReply:
     """What the model answers."""
 
@@ -65,6 +79,12 @@ class ModelReply:
     endpoint: str = ""
     """Which of several replicas."""
     tries: int = 1
+    tokens: Tokens | None = None
+    """With `model.capture=tokens`."""
+    logprobs: str | None = None
+    """JSON, `[[token, logprob], …]`, with `model.capture=logprobs`."""
+    policy_version: int | None = None
+    """As the endpoint tells it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,14 +44,15 @@ class Record:
         started_at: datetime,
         model_ms: float,
         cost_usd: float | None,
-    ) -> None:
-        """One call that was answered."""
+    ) -> tuple[int, int | None]:
+        """One call that was answered: its thread, and its step if it was written down."""
         if self._is_full():
-            return
+            return self._thread_of(call)[0], None
         thread, start = self._heard(call, started_at)
         self._time_between(thread, started_at)
         self._know((*call.messages, reply.message), thread)
         end = self._message(reply.message)
+        self._chars += len(reply.logprobs or "")
         self._transcript.step(
             AgentStep(
                 source="agent",
@@ -67,10 +68,13 @@ class Record:
                 cached_tokens=reply.usage.cached_tokens,
                 cost_usd=cost_usd,
                 thread=thread,
+                policy_version=reply.policy_version,
+                logprobs=reply.logprobs,
             )
         )
-        answered_at = started_at + timedelta(milliseconds=model_ms)
-        self._last[thread] = len(self._transcript.steps) - 1, answered_at
+        step = len(self._transcript.steps) - 1
+        self._last[thread] = step, started_at + timedelta(milliseconds=model_ms)
+        return thread, step
 
     def unanswered(self, call: ModelCall, started_at: datetime) -> None:
         """One that the budget did not allow any more: what it tells is on record all the same."""
@@ -100,16 +104,18 @@ class Record:
         """Write down what is new in it. Its thread, and where the new output of tools begins."""
         if self.tools is None and call.tools:
             self.tools = canonical_json([dict(tool) for tool in call.tools])
-        beginnings = _beginnings(call.messages)
-        known = next(
-            (n for n in range(len(beginnings), 0, -1) if beginnings[n - 1] in self._seen), 0
-        )
-        if known:
-            thread = self._seen[beginnings[known - 1]]
-        else:
-            thread, self._threads = self._threads, self._threads + 1
+        thread, known = self._thread_of(call)
         self._know(call.messages, thread)
         return thread, self._told(call.messages[known:], at)
+
+    def _thread_of(self, call: ModelCall) -> tuple[int, int]:
+        """And how many of its messages were heard before."""
+        beginnings = _beginnings(call.messages)
+        for known in range(len(beginnings), 0, -1):
+            if beginnings[known - 1] in self._seen:
+                return self._seen[beginnings[known - 1]], known
+        self._threads += 1
+        return self._threads - 1, 0
 
     def _time_between(self, thread: int, at: datetime) -> None:
         """What passed until the thread's next call is what the agent's side took."""

@@ -19,7 +19,9 @@ from rollout.gateway.base import (
     Upstream,
     Usage,
 )
+from rollout.gateway.policy import PolicyVersion
 from rollout.gateway.record import Record
+from rollout.gateway.sequences import SequenceBuilder
 from rollout.transcript import Transcript, now
 from rollout.types import Message, StopReason
 
@@ -40,13 +42,18 @@ class Session:
         price: Price | None,
         deadline: Deadline,
         transcript: Transcript,
+        sequences: SequenceBuilder | None = None,
+        policy: PolicyVersion | None = None,
     ) -> None:
+        """`sequences`: where the tokens of calls go; None: they are not captured."""
         self._upstream = upstream
         self._id = session_id
         self.model = model
         self._budget, self._price = budget, price
         self._deadline = deadline
         self.record = Record(transcript)
+        self.sequences = sequences
+        self.policy = policy or PolicyVersion()
         self._first_s: float | None = None
         self._turns = 0
         """Answered, or being answered."""
@@ -75,6 +82,7 @@ class Session:
 
     async def _ask(self, call: ModelCall) -> ModelReply:
         started_at, clock = now(), time.perf_counter()
+        version = self.policy.read()
         try:
             async with asyncio.timeout(self._left_s()):
                 reply = await self._upstream.complete(self._bounded(call), self._id)
@@ -95,7 +103,19 @@ class Session:
             self.stop = None  # the agent has made room
         ms = (time.perf_counter() - clock) * 1000
         cost = self._count(reply.usage)
-        self.record.turn(call, reply, started_at=started_at, model_ms=ms, cost_usd=cost)
+        reply = self.policy.stamp(reply, version)
+        thread, step = self.record.turn(
+            call, reply, started_at=started_at, model_ms=ms, cost_usd=cost
+        )
+        if self.sequences is not None and reply.tokens is not None:
+            self.sequences.turn(
+                reply.tokens,
+                thread=thread,
+                step=step,
+                finish_reason=reply.finish_reason,
+                model=reply.model,
+                version=reply.policy_version,
+            )
         return reply
 
     def _count(self, usage: Usage) -> float | None:

@@ -213,7 +213,8 @@ class Cgroups:
         """Put the launcher below the owner, so that ending the owner ends it too."""
         folder = self._top / "launcher"
         folder.mkdir(exist_ok=True)
-        write_text(folder / "cgroup.procs", str(pid))
+        with suppress(ProcessLookupError):  # it has ended, which its pipe tells
+            write_text(folder / "cgroup.procs", str(pid))
 
     def plan(self, sandbox: str, resources: Resources) -> CgroupPlan:
         """Makes directories only where sandboxes share one; the launcher makes the others."""

@@ -6,7 +6,7 @@ another core, and nobody waits for it unless it falls behind.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rollout.sandbox.init.build import binary
@@ -23,15 +23,21 @@ log = logging.getLogger(__name__)
 class Clearer:
     """One process that works in an owner's folder (see init/clear.c)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, on_end: Callable[[], None]) -> None:
+        """`on_end` is called when it has ended, as it was told to or not."""
         self._folder = folder
-        self._process = LineProcess("the clearer", self._hear, lambda: None)
+        self._process = LineProcess("the clearer", self._hear, on_end)
         self._waiting: dict[str, tuple[str, asyncio.Future[None]]] = {}
         self._count = 0
 
     @property
     def alive(self) -> bool:
         return self._process.alive
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something is still to be removed."""
+        return bool(self._waiting)
 
     @property
     def pid(self) -> int:

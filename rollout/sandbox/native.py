@@ -79,6 +79,7 @@ NEEDS_OF_USER = (
 CREATE_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 60.0
 TIDY_AFTER_S = 0.002
+RESTART_AFTER_S = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -229,8 +230,8 @@ class NativeEngine:
         await asyncio.gather(*self._ending, return_exceptions=True)
         await self._tidy()
         if self._clearer is not None:
-            await self._clearer.close(CLOSE_TIMEOUT_S)
-            self._clearer = None
+            clearer, self._clearer = self._clearer, None
+            await clearer.close(CLOSE_TIMEOUT_S)
         await asyncio.to_thread(self._give_up)
 
     def _give_up(self) -> None:
@@ -526,7 +527,7 @@ class NativeEngine:
     async def _tidy(self) -> None:
         """Have all removed that was made for sandboxes which have ended."""
         left, self._left = self._left, []
-        if not left:
+        if not left and (self._clearer is None or not self._clearer.is_behind):
             return
         try:
             clearer = await self._running_clearer()
@@ -538,12 +539,17 @@ class NativeEngine:
             trees, subvolumes = [made.scratch.folder], made.scratch.subvolumes
             clearer.clear(directories, trees, subvolumes, batch=batch)
 
+    def _clearer_ended(self) -> None:
+        """What it had not done is asked of another, a moment later: it may die of that again."""
+        if self._clearer is not None:
+            asyncio.get_running_loop().call_later(RESTART_AFTER_S, self._tidy_soon)
+
     async def _running_clearer(self) -> Clearer:
         """Started at the first need, and again where it has died."""
         owner, cgroups = self._started()
         async with self._launching:
             if self._clearer is None:
-                self._clearer = Clearer(owner.folder)
+                self._clearer = Clearer(owner.folder, self._clearer_ended)
             if not self._clearer.alive:
                 await self._clearer.start()
                 cgroups.adopt(self._clearer.pid)

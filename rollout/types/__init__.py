@@ -7,6 +7,7 @@
     plan        Plugin, Arm, RolloutSpec, Lease; the ids
     attempts    Attempt, one ended try
     workspace   Trust, Workspace: what of an agent's files its scorer gets to see
+    sequences   Sequence, tokens as a trainer takes them
     trajectory  Message, Score, Phase, … and the Trajectory they make up
 
 What changes a result is part of a digest; what does not (executor, pool, store, retries) is not.
@@ -24,6 +25,7 @@ from rollout.types.plan import (
     group_id,
     trajectory_id,
 )
+from rollout.types.sequences import Sequence, Span
 from rollout.types.tasks import (
     NETWORKS,
     Blueprint,
@@ -74,7 +76,9 @@ __all__ = [
     "Score",
     "ScoreMode",
     "Secret",
+    "Sequence",
     "Share",
+    "Span",
     "StopReason",
     "Task",
     "ToolCall",

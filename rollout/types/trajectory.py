@@ -8,6 +8,7 @@ from typing import Any
 from rollout.types.attempts import Attempt
 from rollout.types.endings import Outcome, StopReason
 from rollout.types.plan import RolloutSpec
+from rollout.types.sequences import Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,13 @@ class AgentStep:
     cost_usd: float | None = None
     thread: int | None = None
     """Which conversation of the rollout it goes on with: 0 is the first."""
+    policy_version: int | None = None
+    sequence_index: int | None = None
+    """Which of the trajectory's sequences holds the reply, at `[token_start, token_end)`."""
+    token_start: int | None = None
+    token_end: int | None = None
+    logprobs: str | None = None
+    """JSON, `[[token, logprob], …]`, where `model.capture` is `logprobs`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +142,12 @@ class Trajectory:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost_usd: float | None = None
+    capture_level: str = "text"
+    """`tokens | logprobs | text`: what is known of the model's replies."""
+    sequences: tuple[Sequence, ...] = ()
+    """Rows of the other table; a trajectory that is read back has none."""
+    policy_version_min: int | None = None
+    policy_version_max: int | None = None
     arm_digest: str = ""
     started_at: datetime
     finished_at: datetime

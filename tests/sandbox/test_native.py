@@ -570,10 +570,12 @@ async def test_killed_launcher_costs_its_sandboxes_and_no_more(
 
 
 async def test_killed_clearer_is_started_again(engine: NativeEngine, tmp_path: Path) -> None:
+    def clearers() -> list[psutil.Process]:
+        return [each for each in psutil.Process().children() if "clear" in _command(each)]
+
     box = await make(engine)
-    (clearer,) = [
-        process for process in psutil.Process().children() if "clear" in _command(process)
-    ]
+    await until_empty(lambda: not clearers(), "no clearer yet")
+    (clearer,) = clearers()
     clearer.kill()
     clearer.wait()
     await asyncio.sleep(0.05)

@@ -12,5 +12,5 @@ def make_upstream(plan: ModelPlan) -> Upstream:
     if plan.conf.kind == "openai":
         return OpenAIUpstream(plan.conf)
     if plan.conf.kind == "scripted":
-        return ScriptedUpstream(plan.conf.name, plan.script)
+        return ScriptedUpstream(plan.conf.name, plan.script, capture=plan.conf.capture)
     raise ConfigError(f"model.kind: {plan.conf.kind!r} is none of openai, scripted")

@@ -18,6 +18,7 @@ import aiohttp
 from rollout.config import ModelConf
 from rollout.errors import ConfigError, ModelError
 from rollout.gateway.base import CallRefused, ModelCall, ModelReply
+from rollout.gateway.capture import TEXT, Uncaptured, asking, captured, probe_body
 from rollout.gateway.dialects.chat import from_chat_reply, to_chat_request
 from rollout.transcript import clip
 
@@ -68,7 +69,8 @@ class OpenAIUpstream:
         self._http: aiohttp.ClientSession
 
     async def __aenter__(self) -> "OpenAIUpstream":
-        """ConfigError where the key is not in this worker's environment."""
+        """ConfigError where the key is not in this worker's environment, or the endpoint does not
+        tell what is to be captured."""
         if self._conf.key_env is not None:
             self._key = os.environ.get(self._conf.key_env, "")
             if not self._key:
@@ -77,7 +79,25 @@ class OpenAIUpstream:
         self._http = aiohttp.ClientSession(
             headers=headers, connector=aiohttp.TCPConnector(limit=0), auto_decompress=True
         )
+        try:
+            await self._probe()
+        except BaseException:
+            await self._http.close()
+            raise
         return self
+
+    async def _probe(self) -> None:
+        if self._conf.capture == TEXT:
+            return
+        body = asking(probe_body(self._conf.name), self._conf.capture)
+        try:
+            await self._answer(body, "probe", again=(Unlucky,))
+        except (Uncaptured, CallRefused) as exc:
+            raise ConfigError(
+                f"model.capture: {self._conf.capture}: {', '.join(self._conf.urls)}: {exc}"
+            ) from exc
+        finally:
+            self.forget("probe")
 
     async def __aexit__(self, *error: object) -> None:
         await self._http.close()
@@ -85,6 +105,12 @@ class OpenAIUpstream:
     async def complete(self, call: ModelCall, session_id: str) -> ModelReply:
         """See `base.Upstream`; tried until `model.patience_s` is over."""
         body = {**to_chat_request(call, self._conf.name), **self._conf.sampling}
+        body = asking(body, self._conf.capture)
+        return await self._answer(body, session_id, again=(Unlucky, Uncaptured))
+
+    async def _answer(
+        self, body: Mapping[str, Any], session_id: str, again: tuple[type[Exception], ...]
+    ) -> ModelReply:
         give_up_s, pause_s, tries = time.monotonic() + self._conf.patience_s, PAUSE_S, 0
         while True:
             tries += 1
@@ -93,8 +119,8 @@ class OpenAIUpstream:
                 reply = await self._try(replica, body)
                 self._homes[session_id] = replica
                 return _noted(reply, replica.url, tries)
-            except Unlucky as exc:
-                wait_s = max(exc.pause_s, pause_s * random.uniform(0.5, 1.5))
+            except again as exc:
+                wait_s = max(getattr(exc, "pause_s", 0.0), pause_s * random.uniform(0.5, 1.5))
                 if time.monotonic() + wait_s > give_up_s:
                     raise ModelError(self._safe(f"{exc}; gave up after {tries} tries")) from None
             await asyncio.sleep(wait_s)
@@ -125,6 +151,7 @@ class OpenAIUpstream:
                 if response.status != 200:
                     raise self._failure(where, response, data)
             reply = from_chat_reply(json.loads(data))
+            reply = captured(reply, body, self._conf.capture, response.headers)
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             replica.failed()
             raise Unlucky(f"{where}: {type(exc).__name__}: {exc}") from None
@@ -138,6 +165,9 @@ class OpenAIUpstream:
             raise Unlucky(f"{where}: {exc}") from exc
         except Unlucky as exc:
             replica.failed(exc.pause_s)
+            raise
+        except Uncaptured:
+            replica.failed()
             raise
         finally:
             replica.running -= 1

@@ -16,11 +16,14 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rollout.errors import ConfigError
-from rollout.gateway.base import CallRefused, ModelCall, ModelReply, Usage
+from rollout.gateway.base import CallRefused, ModelCall, ModelReply, Tokens, Usage
+from rollout.gateway.capture import LOGPROBS, TEXT
+from rollout.gateway.dialects.fields import as_json
+from rollout.gateway.upstreams.byte_tokens import tokens_of
 from rollout.types import Message, ToolCall
 
 SHELLS = {"bash": "command", "Bash": "command", "exec_command": "cmd", "shell": "command"}
@@ -51,9 +54,12 @@ class Rule:
 class ScriptedUpstream:
     """Answers as its script says, with the usage of a model that has four letters to a token."""
 
-    def __init__(self, name: str, script: str) -> None:
+    def __init__(self, name: str, script: str, *, capture: str = TEXT) -> None:
         """ConfigError for a script that cannot be read."""
         self._name = name
+        self._capture = capture
+        self.ledger: list[Tokens] | None = None
+        """Set to a list, it takes every call whose tokens are told, for whoever checks them."""
         self._rules, self._latency_s = read_script(script)
 
     async def __aenter__(self) -> "ScriptedUpstream":
@@ -68,10 +74,24 @@ class ScriptedUpstream:
         for rule in self._rules:
             if rule.answers(asked, session_id):
                 turn = rule.turns[min(spoken, len(rule.turns) - 1)]
-                return self._reply(call, turn, spoken)
+                return self._told(call, self._reply(call, turn, spoken), session_id)
         raise CallRefused(f"the script has no rule for: {asked[:200]!r}", "invalid")
 
     def forget(self, session_id: str) -> None: ...
+
+    def _told(self, call: ModelCall, reply: ModelReply, session_id: str) -> ModelReply:
+        if self._capture == TEXT:
+            return reply
+        tokens = tokens_of(call, reply.message, session_id)
+        if self._capture == LOGPROBS:
+            text = (chr(token) for token in tokens.completion_ids)
+            return replace(reply, logprobs=as_json([*zip(text, tokens.logprobs, strict=True)]))
+        if self.ledger is not None:
+            self.ledger.append(tokens)
+        usage = Usage(
+            prompt_tokens=len(tokens.prompt_ids), completion_tokens=len(tokens.completion_ids)
+        )
+        return replace(reply, tokens=tokens, usage=usage)
 
     def _reply(self, call: ModelCall, turn: Turn, number: int) -> ModelReply:
         calls = () if turn.run is None else (_shell_call(call, turn.run, number),)
