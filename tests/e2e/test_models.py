@@ -103,6 +103,30 @@ def test_two_models_side_by_side(tmp_path: Path) -> None:
     assert loops[0]["messages"][2]["reasoning_content"] == "I look"
 
 
+def test_what_was_sampled_is_a_table_for_trainers(tmp_path: Path) -> None:
+    done = start(tmp_path, "model.script=solves.json", "model.capture=tokens", "samples=3")
+    assert done.returncode == 0, done.stderr
+    told = {row["trajectory_id"]: row for row in rows(tmp_path)}
+    sequences = pads.dataset(tmp_path / "runs/models/sequences").to_table().to_pylist()
+    assert {each["trajectory_id"] for each in sequences} == set(told)
+    for each in sequences:
+        row = told[each["trajectory_id"]]
+        assert (row["capture_level"], row["num_sequences"]) == ("tokens", 1)
+        same = ("reward", "outcome", "group_id", "arm_digest", "sample_index", "trainable")
+        assert {name: each[name] for name in same} == {name: row[name] for name in same}
+        assert len(each["token_ids"]) == len(each["loss_mask"]) == len(each["logprobs"])
+        assert sum(each["loss_mask"]) == row["completion_tokens"]
+        spoken = [step for step in row["steps"] if step["completion_tokens"]]
+        for step in spoken:
+            start_at, end = step["token_start"], step["token_end"]
+            assert step["sequence_index"] == each["sequence_index"] == 0
+            assert set(each["loss_mask"][start_at:end]) == {1}
+            said = bytes(t for t in each["token_ids"][start_at:end] if t < 256).decode()
+            message = row["messages"][step["message_end"] - 1]
+            assert message["content"] in said
+        assert each["prompt_len"] == spoken[0]["token_start"] == spoken[0]["prompt_tokens"]
+
+
 def test_the_key_is_the_workers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_KEY", KEY)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ from rollout.gateway.upstreams.make import make_upstream
 from rollout.gateway.upstreams.openai import OpenAIUpstream
 from rollout.gateway.upstreams.scripted import ScriptedUpstream
 from rollout.types import Message, ToolCall
+from tests.gateway.endpoint import Answer, conf, endpoint
 
 KEY = "sk-very-secret"
 CALL = ModelCall(
@@ -32,40 +31,6 @@ WHOLE = {
     "choices": [{"message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 7, "completion_tokens": 2},
 }
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Endpoint:
-    """One real server; each request is answered by the next of its answers, the last for ever."""
-
-    def __init__(self, *answers: Answer) -> None:
-        self.answers = list(answers)
-        self.bodies: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.url = ""
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.bodies.append(await request.json())
-        self.headers.append(dict(request.headers))
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        return await answer(request)
-
-
-@asynccontextmanager
-async def endpoint(*answers: Answer) -> AsyncIterator[Endpoint]:
-    made = Endpoint(*answers)
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", made.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0]
-    made.url = f"http://{host}:{port}/v1"
-    try:
-        yield made
-    finally:
-        await runner.cleanup()
 
 
 async def whole(request: web.Request) -> web.StreamResponse:
@@ -100,11 +65,6 @@ async def cut_off(request: web.Request) -> web.StreamResponse:
 async def stalls(request: web.Request) -> web.StreamResponse:
     await asyncio.sleep(5)
     return web.json_response(WHOLE)
-
-
-def conf(*urls: str, **more: Any) -> ModelConf:
-    given: dict[str, Any] = {"timeout_s": 1.0, "patience_s": 20.0}
-    return ModelConf(kind="openai", name="real", urls=list(urls), **{**given, **more})
 
 
 @pytest.fixture(autouse=True)
