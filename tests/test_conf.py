@@ -22,6 +22,7 @@ NEEDED = {
     ("experiment", "harbor"): ["task.path=tasks"],
     ("experiment", "jsonl"): ["task.path=tasks.jsonl"],
     ("experiment", "eval"): ["model.name=m", "model.urls=[http://127.0.0.1:8000/v1]"],
+    ("experiment", "rft"): ["model.name=m", "model.urls=[http://127.0.0.1:8000/v1]"],
     ("task", "harbor"): ["task.path=tasks"],
     ("task", "jsonl"): ["task.path=tasks.jsonl"],
     ("agent", "script"): ["agent.script=ls"],

@@ -79,11 +79,14 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @native
 @pytest.mark.docs
-def test_the_command_for_models_makes_its_plan_as_printed(tmp_path: Path) -> None:
-    (command,) = (c for c in commands() if "+experiment=eval" in c)
+@pytest.mark.parametrize(("experiment", "count"), [("eval", 64), ("rft", 128)])
+def test_the_commands_for_models_make_their_plan_as_printed(
+    tmp_path: Path, experiment: str, count: int
+) -> None:
+    (command,) = (c for c in commands() if f"+experiment={experiment}" in c)
     done = rollout(*shlex.split(command)[3:], "dry_run=true", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "64 = 1 arms × 16" in done.stdout
+    assert f"{count} = 1 arms × 16" in done.stdout
 
 
 @native

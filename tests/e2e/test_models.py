@@ -127,6 +127,32 @@ def test_what_was_sampled_is_a_table_for_trainers(tmp_path: Path) -> None:
         assert each["prompt_len"] == spoken[0]["token_start"] == spoken[0]["prompt_tokens"]
 
 
+def test_the_experiment_for_training_runs_against_a_script(tmp_path: Path) -> None:
+    (tmp_path / "solves.json").write_text(json.dumps(SOLVES | {"rules": [*SOLVES["rules"], {
+        "turns": [{"run": "ls"}, {"text": "I do not know."}]}]}))  # fmt: skip
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "rollout", "+experiment=rft", "model=scripted"),
+            *("model.script=solves.json", "executor=local", "samples=2", "name=models"),
+            f"engine.root_dir={tmp_path}/root",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    told = rows(tmp_path)
+    assert len(told) == 32
+    assert {(row["outcome"], row["reward"]) for row in told} == {("ok", 0.0)}
+    sequences = pads.dataset(tmp_path / "runs/models/sequences").to_table().to_pylist()
+    assert len(sequences) == sum(row["num_sequences"] for row in told) == 32
+    assert {each["temperature"] for each in sequences} == {1.0}
+    for row in told:
+        phases = [phase["name"] for phase in row["phases"]]
+        assert "freeze" in phases
+
+
 def test_the_key_is_the_workers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_KEY", KEY)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
