@@ -29,6 +29,7 @@ NEEDED = {
     ("agent", "command"): ["agent.name=mine", "agent.command=ls"],
     ("model", "openai"): ["model.name=m", "model.urls=[http://127.0.0.1:8000/v1]"],
     ("model", "scripted"): ["model.script=replies.json"],
+    ("scorer", "file"): ["scorer.path=/out", "scorer.gold=x"],
     ("store", "s3"): ["store.uri=s3://bucket/prefix"],
 }
 """What an option leaves to its user, as `???` or as an incomplete URI."""

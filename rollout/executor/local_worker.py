@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 
+from rollout.aio import collect_rarely
 from rollout.errors import ConfigError, RolloutError
 from rollout.executor.link import BeatClient, LinkClient
 from rollout.executor.worker import Worker
@@ -48,6 +49,7 @@ async def _work(name: str, calls: socket.socket, beats: socket.socket, share: fl
     try:
         plan = await client.plan()
         node = socket.gethostname()
+        collect_rarely()
         worker = Worker(plan, name, node, client, BeatClient(beats), share=share)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
         await worker.run()

@@ -10,6 +10,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
+from rollout.aio import collect_rarely
 from rollout.dataset.base import CommitReply, CommitRequest
 from rollout.errors import Fenced, RolloutError
 from rollout.executor.base import Heartbeat, HeartbeatReply, LeaseReply, RunPlan
@@ -96,6 +97,7 @@ class WorkerActor:
 
     async def run(self) -> None:
         """Until nothing is left. Raises what broke the worker."""
+        collect_rarely()
         await self._worker.run()
 
     async def stop(self) -> None:
