@@ -175,7 +175,7 @@ def _message_row(m: Message) -> dict[str, Any]:
 
 
 def _step_row(number: int, s: AgentStep) -> dict[str, Any]:
-    beside = {"thread": s.thread, "logprobs": s.logprobs}
+    beside = {"thread": s.thread, "after": s.after, "logprobs": s.logprobs}
     extra = {name: value for name, value in beside.items() if value is not None}
     return {
         "step_id": number,
@@ -296,6 +296,7 @@ def _step(s: Mapping[str, Any]) -> AgentStep:
         cached_tokens=s["cached_tokens"],
         cost_usd=s["cost_usd"],
         thread=extra.get("thread"),
+        after=extra.get("after"),
         policy_version=s["policy_version"],
         sequence_index=s["sequence_index"],
         token_start=s["token_start"],

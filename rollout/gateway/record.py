@@ -26,8 +26,8 @@ class Record:
 
     def __init__(self, transcript: Transcript) -> None:
         self._transcript = transcript
-        self._seen: dict[bytes, int] = {}
-        """Each beginning of a conversation so far, by digest, and its thread."""
+        self._seen: dict[bytes, tuple[int, int]] = {}
+        """Each beginning of a conversation so far, by digest: its thread and its last message."""
         self._threads = 0
         self._last: dict[int, tuple[int, datetime]] = {}
         """Thread to its last step and when the model had answered."""
@@ -47,11 +47,12 @@ class Record:
     ) -> tuple[int, int | None]:
         """One call that was answered: its thread, and its step if it was written down."""
         if self._is_full():
-            return self._thread_of(call)[0], None
-        thread, start = self._heard(call, started_at)
+            return self._thread_of(_beginnings(call.messages))[0], None
+        beginnings = _beginnings(call.messages)
+        thread, start, after = self._heard(call, beginnings, started_at)
         self._time_between(thread, started_at)
-        self._know((*call.messages, reply.message), thread)
         end = self._message(reply.message)
+        self._seen[_next(beginnings[-1] if beginnings else b"", reply.message)] = thread, end
         self._chars += len(reply.logprobs or "")
         self._transcript.step(
             AgentStep(
@@ -68,6 +69,7 @@ class Record:
                 cached_tokens=reply.usage.cached_tokens,
                 cost_usd=cost_usd,
                 thread=thread,
+                after=after,
                 policy_version=reply.policy_version,
                 logprobs=reply.logprobs,
             )
@@ -80,12 +82,17 @@ class Record:
         """One that the budget did not allow any more: what it tells is on record all the same."""
         if self._is_full():
             return
-        _, start = self._heard(call, started_at)
+        beginnings = _beginnings(call.messages)
+        thread, start, after = self._heard(call, beginnings, started_at)
         if start is not None:
-            end = len(self._transcript.messages)
             self._transcript.step(
                 AgentStep(
-                    source="agent", message_start=start, message_end=end, started_at=started_at
+                    source="agent",
+                    message_start=start,
+                    message_end=len(self._transcript.messages),
+                    started_at=started_at,
+                    thread=thread,
+                    after=after,
                 )
             )
 
@@ -100,20 +107,26 @@ class Record:
             self._transcript.event("calls_left_out", "too many messages for one row; from here on")
         return much
 
-    def _heard(self, call: ModelCall, at: datetime) -> tuple[int, int | None]:
-        """Write down what is new in it. Its thread, and where the new output of tools begins."""
+    def _heard(
+        self, call: ModelCall, beginnings: list[bytes], at: datetime
+    ) -> tuple[int, int | None, int | None]:
+        """Write down what is new in it. Its thread, where the new output of tools begins, and the
+        message that what is new follows, where that is not the last one."""
         if self.tools is None and call.tools:
             self.tools = canonical_json([dict(tool) for tool in call.tools])
-        thread, known = self._thread_of(call)
-        self._know(call.messages, thread)
-        return thread, self._told(call.messages[known:], at)
+        thread, known = self._thread_of(beginnings)
+        before = self._seen[beginnings[known - 1]][1] if known else -1
+        first = len(self._transcript.messages)
+        for offset, beginning in enumerate(beginnings[known:]):
+            self._seen[beginning] = thread, first + offset
+        start = self._told(call.messages[known:], at)
+        return thread, start, None if before == first - 1 else before
 
-    def _thread_of(self, call: ModelCall) -> tuple[int, int]:
-        """And how many of its messages were heard before."""
-        beginnings = _beginnings(call.messages)
+    def _thread_of(self, beginnings: list[bytes]) -> tuple[int, int]:
+        """Of a call, and how many of its messages were heard before."""
         for known in range(len(beginnings), 0, -1):
             if beginnings[known - 1] in self._seen:
-                return self._seen[beginnings[known - 1]], known
+                return self._seen[beginnings[known - 1]][0], known
         self._threads += 1
         return self._threads - 1, 0
 
@@ -123,9 +136,6 @@ class Record:
             number, answered_at = self._last[thread]
             steps, ms = self._transcript.steps, (at - answered_at).total_seconds() * 1000
             steps[number] = replace(steps[number], env_ms=max(0.0, ms))
-
-    def _know(self, messages: tuple[Message, ...], thread: int) -> None:
-        self._seen.update(dict.fromkeys(_beginnings(messages), thread))
 
     def _told(self, messages: tuple[Message, ...], at: datetime) -> int | None:
         """System and user speak for themselves; what tools said belongs to the agent's step. The
@@ -162,9 +172,13 @@ def _beginnings(messages: tuple[Message, ...]) -> list[bytes]:
     """A digest of each message with all before it."""
     found, before = [], b""
     for message in messages:
-        before = hashlib.sha256(before + _essence(message).encode(errors="replace")).digest()
+        before = _next(before, message)
         found.append(before)
     return found
+
+
+def _next(before: bytes, message: Message) -> bytes:
+    return hashlib.sha256(before + _essence(message).encode(errors="replace")).digest()
 
 
 def _essence(message: Message) -> str:

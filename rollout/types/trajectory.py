@@ -66,6 +66,8 @@ class AgentStep:
     cost_usd: float | None = None
     thread: int | None = None
     """Which conversation of the rollout it goes on with: 0 is the first."""
+    after: int | None = None
+    """The message that its first new one follows, where that is not the one before it."""
     policy_version: int | None = None
     sequence_index: int | None = None
     """Which of the trajectory's sequences holds the reply, at `[token_start, token_end)`."""
