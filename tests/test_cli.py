@@ -82,11 +82,11 @@ def test_help_names_every_verb_and_every_experiment(cli: Cli) -> None:
     assert said.code == 0
     for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
         assert f"+experiment={path.stem}" in said.out
-    for verb in ("tasks check", "show", "retry", "doctor"):
+    for verb in ("tasks check", "show", "retry", "export", "doctor"):
         assert f"python -m rollout {verb}" in said.out
 
 
-@pytest.mark.parametrize("words", [["show"], ["retry"], ["tasks"]])
+@pytest.mark.parametrize("words", [["show"], ["retry"], ["tasks"], ["export"]])
 def test_every_verb_explains_itself(cli: Cli, words: list[str]) -> None:
     said = cli(*words, "--help")
     assert (said.code, said.err) == (0, "")
@@ -109,6 +109,9 @@ def test_every_verb_explains_itself(cli: Cli, words: list[str]) -> None:
         (["show", "no-such-run"], ["no-such-run"]),
         (["retry", "no-such-run", "outcome=[sandbox_lst]"], ["sandbox_lst", '"sandbox_lost"']),
         (["retry", "no-such-run"], ["no-such-run"]),
+        (["export", "no-such-run"], ["format=sft", "format=atif"]),
+        (["export", "no-such-run", "format=sft"], ["no-such-run"]),
+        (["export", "r", "format=sft", "min_reward=x"], ["min_reward", "'x'"]),
         (["tasks", "chek", "x"], ["check PATH"]),
         (["tasks", "check", "no/such/folder"], ["no/such/folder"]),
     ],

@@ -10,12 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rollout.dataset.atif import to_atif
 from rollout.dataset.base import Part
 from rollout.dataset.log import replay
 from rollout.dataset.parts import read_part
 from rollout.dataset.rows import from_table
 from rollout.dataset.run import read_run
 from rollout.dataset.schema import TABLES
+from rollout.dataset.sft import to_sft
 from rollout.dataset.state import RunState
 from rollout.dataset.store import LocalStore, Store, open_store
 from rollout.errors import StoreError
@@ -125,6 +127,22 @@ class RolloutDataset:
         if not rows.num_rows:
             raise StoreError(f"{self.uri} holds no trajectory {trajectory_id!r}")
         return from_table(rows)[0]
+
+    def trajectories(self, filter: Any = None) -> Iterator[Trajectory]:
+        """The rows as values, a part at a time; `filter` is a pyarrow expression."""
+        for part in _parts(self.state, "trajectories"):
+            for table in self._read([part], None, filter):
+                yield from from_table(table)
+
+    def to_sft(self, *, min_reward: float = 1.0) -> Iterator[dict[str, Any]]:
+        """Conversations to fine-tune on, `{"messages", "tools", …}`, of rollouts that were scored
+        at least so high: one for each branch of a rollout. See `sft.py`."""
+        for row in self.trajectories(pc.field("reward") >= min_reward):
+            yield from to_sft(row)
+
+    def to_atif(self) -> Iterator[dict[str, Any]]:
+        """Every trajectory as a document of Harbor's format, ATIF v1.7."""
+        return map(to_atif, self.trajectories())
 
     def close(self) -> None:
         """Give the store's connections back."""

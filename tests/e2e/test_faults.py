@@ -23,7 +23,7 @@ def test_two_models_and_two_agents_against_a_faulty_endpoint(tmp_path: Path) -> 
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "rollout", "+experiment=eval", "executor=local"),
-                *("name=faults", "samples=2", f"model.urls=[{server.url}]", "model.name=solver"),
+                *("name=faults", "samples=2", f"model.urls=[{server.url}]"),
                 *("+sweep.model.name=[solver,half]", "+sweep.agent.tools=[native,fenced]"),
                 *("model.timeout_s=5", f"engine.root_dir={tmp_path}/root"),
             ],

@@ -103,6 +103,33 @@ def test_two_models_side_by_side(tmp_path: Path) -> None:
     assert loops[0]["messages"][2]["reasoning_content"] == "I look"
 
 
+def test_its_conversations_are_files_for_other_programs(tmp_path: Path) -> None:
+    assert start(tmp_path, "+sweep.model.script=[solves.json,loops.json]", "budget.turns=3",
+                 "store.format=arrow").returncode == 0  # fmt: skip
+
+    def export(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "rollout", "export", "models", *words]
+        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    done = export("format=sft")
+    assert (done.returncode, "2 conversations" in done.stdout) == (0, True), done.stderr
+    lines = (tmp_path / "models-sft.jsonl").read_text().splitlines()
+    for line in map(json.loads, lines):
+        assert line["reward"] == 1.0
+        assert [m["role"] for m in line["messages"]] == [
+            *("system", "user", "assistant", "tool", "assistant")
+        ]
+        (call,) = line["messages"][2]["tool_calls"]
+        assert call["function"]["arguments"]["command"].startswith("echo")
+    assert "4 conversations" in export("format=sft", "min_reward=0", "out=all.jsonl").stdout
+    again = export("format=sft")
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+    assert export("format=atif").returncode == 0
+    documents = [json.loads(path.read_text()) for path in (tmp_path / "models-atif").iterdir()]
+    assert len(documents) == 4
+    assert {document["agent"]["name"] for document in documents} == {"bash"}
+
+
 def test_what_was_sampled_is_a_table_for_trainers(tmp_path: Path) -> None:
     done = start(tmp_path, "model.script=solves.json", "model.capture=tokens", "samples=3")
     assert done.returncode == 0, done.stderr
