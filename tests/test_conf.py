@@ -243,7 +243,8 @@ def test_what_an_option_leaves_open_may_be_set_by_the_sweep() -> None:
 
 
 @pytest.mark.parametrize(
-    "image", ["python:3.11-slim", "ghcr.io/a/b:1.2", "x@sha256:0123", "quay.io/a b:[c]"]
+    "image",
+    ["python:3.11-slim", "registry.example/a/b:1.2", "x@sha256:0123", "registry.example/a b:[c]"],
 )
 def test_images_are_added_by_their_own_names(image: str) -> None:
     composed = compose(["+experiment=harbor", "task.path=x", f"+task.images.{image}=host"])

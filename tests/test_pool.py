@@ -117,7 +117,7 @@ async def test_a_request_never_gets_a_sandbox_with_other_settings(
         "user": "nobody",
         "resources": Resources(pids=7),
         "network": "public",
-        "allowed_hosts": ("pypi.org",),
+        "allowed_hosts": ("packages.example",),
         "sudo": True,
         "launch": (BuildStep(op="put", dest="/data", tree=Tree.of({"x": "1"})),),
         "ready": "test -d /tmp",

@@ -111,7 +111,7 @@ def problems(network: str, allowed_hosts: Sequence[str]) -> Iterator[str]:
     if network == NONE and allowed_hosts:
         yield "allowed_hosts: nothing is reached with network none; say network=allowlist"
     if network == ALLOWLIST and not allowed_hosts:
-        yield "allowed_hosts: must be given with network=allowlist, such as [pypi.org]"
+        yield "allowed_hosts: must be given with network=allowlist, such as [packages.example]"
     if len(allowed_hosts) > MOST_RULES:
         yield f"allowed_hosts: {len(allowed_hosts)} of them; at most {MOST_RULES}"
     for text in allowed_hosts:

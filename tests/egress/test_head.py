@@ -55,8 +55,8 @@ def test_chunks_stay_chunks_and_an_old_version_stays_old() -> None:
 
 
 def test_a_tunnel_is_asked_for_by_host_and_port() -> None:
-    request = read_head(head("CONNECT Pypi.ORG:443 HTTP/1.1", "Host: other.org", "X: y"))
-    assert (str(request.host), request.port) == ("pypi.org", 443)
+    request = read_head(head("CONNECT Packages.EXAMPLE:443 HTTP/1.1", "Host: other.org", "X: y"))
+    assert (str(request.host), request.port) == ("packages.example", 443)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ PUBLIC = Rules("public")
 LISTED = Rules(
     "allowlist",
     [
-        "pypi.org",
+        "packages.example",
         "*.Example.COM.",
         "api.example.net:8443",
         "bücher.example",
@@ -37,9 +37,9 @@ def asked(rules: Rules, authority: str) -> str:
 @pytest.mark.parametrize(
     "authority",
     [
-        "pypi.org:443",
-        "pypi.org:80",
-        "PyPI.org.:443",
+        "packages.example:443",
+        "packages.example:80",
+        "Packages.Example.:443",
         "files.example.com:443",
         "a.b.example.com:80",
         "api.example.net:8443",
@@ -62,10 +62,10 @@ def test_what_is_listed_is_reached(authority: str) -> None:
     [
         ("example.com:443", "no rule allows it"),
         ("notexample.com:443", "no rule allows it"),
-        ("pypi.org.evil.net:443", "no rule allows it"),
-        ("evilpypi.org:443", "no rule allows it"),
-        ("sub.pypi.org:443", "no rule allows it"),
-        ("pypi.org:22", "port 22 is not allowed for it"),
+        ("packages.example.evil.net:443", "no rule allows it"),
+        ("evilpackages.example:443", "no rule allows it"),
+        ("sub.packages.example:443", "no rule allows it"),
+        ("packages.example:22", "port 22 is not allowed for it"),
         ("api.example.net:443", "port 443 is not allowed for it"),
         ("8.8.8.8:443", "port 443 is not allowed for it"),
         ("[2606:4700::1]:443", "port 443 is not allowed for it"),

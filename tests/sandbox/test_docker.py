@@ -364,6 +364,17 @@ async def test_what_a_killed_worker_left_goes_at_the_next_start(root_dir: Path) 
         assert not (root_dir / "owners" / owner).exists()
 
 
+async def test_what_was_done_though_the_answer_was_lost_is_done(
+    bench: Bench, daemon: Daemon
+) -> None:
+    box = await bench.sandbox()
+    daemon.pause(f"rollout-{box.id}")
+    await box.suspend()  # as when the first try of it is not heard of
+    daemon.unpause(f"rollout-{box.id}")
+    await box.resume()
+    assert (await box.exec(["true"])).ok
+
+
 async def test_a_container_that_somebody_removes_is_lost_and_told(
     bench: Bench, daemon: Daemon
 ) -> None:

@@ -407,7 +407,7 @@ CHANGED: dict[str, object] = {
     "user": "someone",
     "resources": Resources(pids=7),
     "network": "public",
-    "allowed_hosts": ("pypi.org",),
+    "allowed_hosts": ("packages.example",),
     "sudo": True,
     "launch": (BuildStep(op="run", argv=("true",)),),
     "ready": "true",
