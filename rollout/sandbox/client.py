@@ -1,4 +1,4 @@
-"""The asyncio client of one init: every way into a sandbox. One connection for each call.
+"""The asyncio client of one init: every way into a sandbox. Each call has its own connection.
 
 `env`, `cwd` and `user` come already resolved: what is not said here is the init's own default. Each
 call has a deadline of the host's own, so that a frozen or hostile init costs that and no more.
@@ -21,6 +21,7 @@ from rollout.sandbox.base import (
     TREE_LIMIT_ENTRIES,
     ExecResult,
 )
+from rollout.sandbox.connections import Connections
 from rollout.sandbox.link import Link, ok_or_error, unexpected
 from rollout.sandbox.ports import established, take_socket
 from rollout.sandbox.process import Process, run_process, timeout_ms
@@ -38,12 +39,14 @@ _TOO_MUCH = frozenset({errno.EFBIG, errno.E2BIG, errno.ELOOP, errno.ENAMETOOLONG
 
 
 class InitClient:
-    """The init behind one socket. Holds no descriptor between calls."""
+    """The init behind one socket. Between calls it holds no descriptor but one in `connections`."""
 
-    __slots__ = ("_path",)
+    __slots__ = ("_connections", "_path")
 
-    def __init__(self, socket_path: str) -> None:
+    def __init__(self, socket_path: str, connections: Connections | None = None) -> None:
+        """`connections` keeps one for the next exec; None: each makes its own."""
         self._path = socket_path
+        self._connections = Connections(most=0) if connections is None else connections
 
     # -- processes
 
@@ -61,6 +64,7 @@ class InitClient:
         """Run one process to its end, as `base.Sandbox.exec`; 2 s past `timeout_s`: SandboxLost."""
         return await run_process(
             self._path,
+            self._connections,
             argv,
             stdin=stdin,
             env=env or {},

@@ -20,6 +20,7 @@ from rollout.sandbox.base import (
     SandboxSpec,
 )
 from rollout.sandbox.client import InitClient
+from rollout.sandbox.connections import Connections
 from rollout.types import Tree
 
 DEFAULT_ENV = (("LANG", "C.UTF-8"),)
@@ -31,9 +32,10 @@ EPITAPH_WAIT_S = 1.0
 class Inside(ABC):
     """The part of a sandbox that talks to its init; see `base.Sandbox`."""
 
-    def __init__(self, spec: SandboxSpec, socket_path: str) -> None:
+    def __init__(self, spec: SandboxSpec, socket_path: str, connections: Connections) -> None:
+        """`connections`: those its engine keeps for the next call."""
         self._spec = spec
-        self._client = InitClient(socket_path)
+        self._client = InitClient(socket_path, connections)
         self._env = dict((*DEFAULT_ENV, *spec.image.env, *spec.env))
         self._set_env: dict[str, str] = {}
         self._cwd = spec.workdir or spec.image.workdir

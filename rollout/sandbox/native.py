@@ -28,6 +28,7 @@ from rollout.sandbox.builder import Builder, Ground
 from rollout.sandbox.cgroups import CgroupPlan, Cgroups, Hierarchies, limits_in_sight
 from rollout.sandbox.chains import Chains
 from rollout.sandbox.clearer import Clearer
+from rollout.sandbox.connections import Connections
 from rollout.sandbox.export import export_layer
 from rollout.sandbox.flatten import root_of
 from rollout.sandbox.images import (
@@ -123,6 +124,7 @@ class NativeEngine:
         self._launching = asyncio.Lock()
         self._scratches = Scratches(conf, self._root_dir, self._label, self._lose_volume)
         self._live: dict[str, NativeSandbox] = {}
+        self._connections = Connections()
         self._ending: set[asyncio.Task[None]] = set()
         self._left: list[tuple[_Made, tuple[Path, ...]]] = []
         """Sandboxes that have ended, and their control groups: to be removed."""
@@ -224,6 +226,7 @@ class NativeEngine:
             return
         await self._watcher.close()
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._live.values())))
+        self._connections.close()
         if self._launcher is not None:
             await self._launcher.close()
             self._launcher = None
@@ -481,6 +484,7 @@ class NativeEngine:
             plan=made.plan,
             launched=launched,
             socket_path=f"/proc/self/fd/{self._folder_fd}/b/{made.name}/c",
+            connections=self._connections,
             scratch=made.scratch.source(launched),
             disk=made.scratch.disk(launched),
             kill=lambda: made.launcher.kill(made.name, unmount=True),

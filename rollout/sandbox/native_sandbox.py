@@ -12,6 +12,7 @@ from rollout.aio import shielded
 from rollout.sandbox.alerts import Alerts
 from rollout.sandbox.base import Image, ResourceAlert, Sandbox, SandboxSpec
 from rollout.sandbox.cgroups import CgroupPlan
+from rollout.sandbox.connections import Connections
 from rollout.sandbox.controllers import MIB
 from rollout.sandbox.freezer import Freezer
 from rollout.sandbox.inside import Inside
@@ -37,6 +38,7 @@ class NativeSandbox(Inside):
         plan: CgroupPlan,
         launched: Launched,
         socket_path: str,
+        connections: Connections,
         scratch: Path,
         disk: Disk | None,
         kill: Callable[[], Awaitable[None]],
@@ -44,7 +46,7 @@ class NativeSandbox(Inside):
         keep_layer: KeepLayer,
         fork: Callable[[Sandbox, int], Awaitable[list[Sandbox]]],
     ) -> None:
-        super().__init__(spec, socket_path)
+        super().__init__(spec, socket_path, connections)
         self._name = name
         self._uid = uid
         self._plan = plan

@@ -11,6 +11,7 @@ from typing import Self
 from rollout.errors import SandboxError, SandboxLost
 from rollout.sandbox import wire
 from rollout.sandbox.base import OUTPUT_LIMIT_BYTES, ExecResult
+from rollout.sandbox.connections import Connections
 from rollout.sandbox.link import GRACE_S, Link, ok_or_error, unexpected
 
 STREAMS = {int(wire.Out.STDOUT): "stdout", int(wire.Out.STDERR): "stderr"}
@@ -72,6 +73,7 @@ def stdin_frames(stdin: bytes) -> Iterable[bytes]:
 
 async def run_process(
     socket_path: str,
+    connections: Connections,
     argv: Sequence[str | bytes],
     *,
     stdin: bytes,
@@ -90,15 +92,23 @@ async def run_process(
         user=user,
         timeout_ms=timeout_ms(timeout_s),
         output_limit_bytes=output_limit_bytes,
-        flags=wire.ExecFlag.STDIN if stdin else 0,
+        flags=wire.ExecFlag.STDIN if stdin else wire.ExecFlag.KEEP,
     )
     output = Output(output_limit_bytes)
     link = Link(f"exec {argv[0]!r}", output.on_frame, deadline_s=timeout_s + GRACE_S)
     try:
-        await link.start(socket_path, request, stdin_frames(stdin) if stdin else ())
+        if stdin:
+            await link.start(socket_path, request, stdin_frames(stdin))
+        else:
+            await link.start(socket_path, request, connection=connections.take(socket_path))
         await link.finished()
-    finally:
+    except BaseException:
         link.close()
+        raise
+    if stdin:
+        link.close()
+    elif (connection := link.hand_over()) is not None:
+        connections.keep(socket_path, connection)
     return output.result(time.perf_counter() - started)
 
 

@@ -1,7 +1,8 @@
 """The codec of the init's wire, version 1: pure, no I/O. `init/wire.h` is its other half.
 
-A connection carries one operation: a request, then frames both ways. All that comes from an init
-is hostile, so the decoder holds at most one frame and knows no error but SandboxError.
+A connection carries one operation, or several EXECs with KEEP one after the other: a request, then
+frames both ways. All that comes from an init is hostile, so the decoder holds at most one frame and
+knows no error but SandboxError.
 """
 
 import struct
@@ -67,6 +68,8 @@ class ExecFlag(IntFlag):
     PTY = 2
     ANNOUNCE = 4
     """Say STARTED once it runs."""
+    KEEP = 8
+    """Take another request after EXIT. Not with STDIN or PTY."""
 
 
 KINDS = {"file": b"f", "dir": b"d", "link": b"l", "other": b"o"}

@@ -198,7 +198,7 @@ async def test_background_children_live_on_and_may_write(box: Box) -> None:
 
 
 async def test_a_background_child_that_floods_does_not_hold_up_the_exit(box: Box) -> None:
-    result = await box.client.exec(["sh", "-c", "yes & echo up"], timeout_s=30)
+    result = await box.client.exec(["sh", "-c", "echo up; yes &"], timeout_s=30)
     assert result.exit_code == 0
     assert not result.timed_out
     assert b"up\n" in result.stdout

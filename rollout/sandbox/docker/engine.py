@@ -20,6 +20,7 @@ from rollout.aio import shielded
 from rollout.config import EngineConf
 from rollout.errors import SandboxError, TreeRefused
 from rollout.sandbox.base import Image, Objects, SandboxSpec
+from rollout.sandbox.connections import Connections
 from rollout.sandbox.docker import container
 from rollout.sandbox.docker.belongings import SNAPSHOT_NAME, Belongings
 from rollout.sandbox.docker.calls import Calls
@@ -92,6 +93,7 @@ class DockerEngine:
         self._facts: Facts | None = None
         self._has: _Started | None = None
         self._live: dict[str, DockerSandbox] = {}
+        self._connections = Connections()
         self._lineage = Lineage()
         self._diffs: dict[str, Diff] = {}
         """Digest of an image that a sandbox left, to what it wrote."""
@@ -166,6 +168,7 @@ class DockerEngine:
             return
         await self._watcher.close()
         await asyncio.gather(*(box.close() for box in list(self._live.values())))
+        self._connections.close()
         has, self._has = self._has, None
         await asyncio.to_thread(self._give_up, has)
         has.calls.close()
@@ -323,6 +326,7 @@ class DockerEngine:
             spec,
             init=InitProcess(pid),
             socket_path=socket_path,
+            connections=self._connections,
             groups=Groups.of_process(pid),
             limits_disk="disk" in has.facts.limits,
             means=Means(

@@ -10,6 +10,7 @@ from rollout.aio import shielded
 from rollout.errors import SandboxError, SandboxLost
 from rollout.sandbox.alerts import Alerts
 from rollout.sandbox.base import Image, ResourceAlert, Sandbox, SandboxSpec
+from rollout.sandbox.connections import Connections
 from rollout.sandbox.controllers import MIB
 from rollout.sandbox.docker.container import PUT_BY_DOCKER
 from rollout.sandbox.docker.limits import Groups
@@ -30,12 +31,13 @@ class DockerSandbox(Inside):
         *,
         init: "InitProcess",
         socket_path: str,
+        connections: Connections,
         groups: Groups,
         limits_disk: bool,
         means: Means,
         fork: Callable[[Sandbox, int], Awaitable[list[Sandbox]]],
     ) -> None:
-        super().__init__(spec, socket_path)
+        super().__init__(spec, socket_path, connections)
         self._name = name
         self._init = init
         self._groups = groups

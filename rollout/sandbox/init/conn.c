@@ -9,25 +9,55 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#define FIRST_INPUT (16u << 10)
+#define FIRST_INPUT (2u << 10)
 #define MAX_ERROR_TEXT 1024
 
 static void conn_ready(struct watch *watch, uint32_t events);
 static void conn_input(struct conn *conn);
 static void conn_output(struct conn *conn);
 
+/* The last one that ended, with its buffer: memory mapped anew for each call took 40 us of it. */
+static struct conn *spare;
+
+static struct conn *conn_new(void)
+{
+	struct conn *conn = spare;
+
+	if (conn) {
+		spare = NULL;
+		*conn = (struct conn){ .in = conn->in, .in_cap = conn->in_cap };
+		return conn;
+	}
+	conn = calloc(1, sizeof(*conn));
+	if (conn && !conn_reserve(conn, FIRST_INPUT)) {
+		free(conn);
+		return NULL;
+	}
+	return conn;
+}
+
+void conn_free(struct conn *conn)
+{
+	free(conn->out);
+	if (!spare && conn->in_cap == FIRST_INPUT) {
+		spare = conn;
+		return;
+	}
+	free(conn->in);
+	free(conn);
+}
+
 void conn_open(int fd)
 {
-	struct conn *conn = calloc(1, sizeof(*conn));
+	struct conn *conn = conn_new();
 
-	if (!conn || !conn_reserve(conn, FIRST_INPUT)) {
-		free(conn);
+	if (!conn) {
 		close(fd);
 		return;
 	}
 	conn->sock.fd = fd;
 	conn->sock.ready = conn_ready;
-	conn->proc.in.fd = conn->proc.out.watch.fd = conn->proc.err.watch.fd = -1;
+	proc_init(&conn->proc);
 	conn->next = box.conns;
 	box.conns = conn;
 	box.live++;
@@ -256,6 +286,20 @@ void conn_finish(struct conn *conn)
 		conn_wants(conn, false);
 	else
 		conn_close(conn);
+}
+
+/* All is said of this request: the next may come. */
+void conn_again(struct conn *conn)
+{
+	proc_release(conn);
+	if (conn->in_pos != conn->in_len) {
+		conn_close(conn); /* nobody asked for it */
+		return;
+	}
+	conn->in_pos = conn->in_len = 0;
+	proc_init(&conn->proc);
+	conn->state = CONN_READING;
+	conn_wants(conn, true);
 }
 
 void conn_error(struct conn *conn, int err, const char *format, ...)

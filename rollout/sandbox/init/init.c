@@ -109,9 +109,7 @@ static void free_closed(void)
 			continue;
 		}
 		*link = conn->next;
-		free(conn->in);
-		free(conn->out);
-		free(conn);
+		conn_free(conn);
 	}
 }
 

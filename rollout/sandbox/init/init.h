@@ -52,7 +52,7 @@ struct proc {
 	struct stream out, err;
 	int64_t deadline_ms; /* 0: none */
 	int code;
-	bool pty, exited, timed_out, killed;
+	bool pty, keep, exited, timed_out, killed;
 };
 
 enum conn_state {
@@ -99,6 +99,7 @@ void kill_all_start(struct conn *conn);
 /* conn.c */
 void conn_open(int fd);
 void conn_close(struct conn *conn);
+void conn_free(struct conn *conn);
 void conn_wants(struct conn *conn, bool input);
 bool conn_reserve(struct conn *conn, size_t bytes);
 void conn_trim(struct conn *conn, size_t keep);
@@ -106,6 +107,7 @@ bool conn_send(struct conn *conn, uint8_t type, const void *payload, size_t leng
 bool conn_send_raw(struct conn *conn, const char *frame, size_t length);
 bool conn_unsent(const struct conn *conn);
 void conn_finish(struct conn *conn);
+void conn_again(struct conn *conn);
 void conn_error(struct conn *conn, int err, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
@@ -121,6 +123,7 @@ const void *body_take(struct body *body, size_t bytes);
 const char *body_string(struct body *body);
 
 /* proc.c */
+void proc_init(struct proc *proc);
 void proc_start(struct conn *conn, uint16_t flags, struct body *body);
 void proc_sent(struct conn *conn);
 void proc_reaped(struct conn *conn, int status);

@@ -11,6 +11,11 @@
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define FULL_FRAME (WIRE_FRAME_HEAD + WIRE_MAX_PAYLOAD)
 
+void proc_init(struct proc *proc)
+{
+	*proc = (struct proc){ .in.fd = -1, .out.watch.fd = -1, .err.watch.fd = -1 };
+}
+
 /* ---- the exit */
 
 static void tell_exit(struct conn *conn)
@@ -24,7 +29,11 @@ static void tell_exit(struct conn *conn)
 		told.flags |= EXIT_TIMED_OUT;
 	if (proc->killed)
 		told.flags |= EXIT_KILLED;
-	if (conn_send(conn, OUT_EXIT, &told, sizeof(told)))
+	if (!conn_send(conn, OUT_EXIT, &told, sizeof(told)))
+		return;
+	if (proc->keep)
+		conn_again(conn);
+	else
 		conn_finish(conn);
 }
 
@@ -203,6 +212,8 @@ static void run(struct conn *conn, uint16_t flags, const struct wire_exec *exec,
 	spawn->in = box.null;
 	spawn->out = spawn->err = -1;
 	proc->pty = spawn->pty = flags & EXEC_PTY;
+	/* What it is told beside its request could be taken for the next. */
+	proc->keep = (flags & (EXEC_KEEP | EXEC_STDIN | EXEC_PTY)) == EXEC_KEEP;
 	output_init(conn, exec->output_limit);
 	input_init(conn);
 	conn->state = CONN_PROC;

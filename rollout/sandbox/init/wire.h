@@ -1,8 +1,9 @@
 /*
  * The wire between the host and an init, version 1. Mirrored by rollout/sandbox/wire.py.
  *
- * One connection carries one operation. The host sends a request, then both sides send frames;
- * every number is little-endian. Whoever sees a broken rule closes the connection.
+ * One connection carries one operation, or one after the other where each was an EXEC with
+ * EXEC_KEEP. The host sends a request, then both sides send frames; every number is little-endian.
+ * Whoever sees a broken rule closes the connection.
  *
  *   request   u32 length | body (at most WIRE_MAX_REQUEST)
  *   frame     u8 type | u32 length | payload (at most WIRE_MAX_PAYLOAD)
@@ -65,7 +66,7 @@ enum wire_in {
 enum wire_out {
 	OUT_STDOUT = 33, /* bytes */
 	OUT_STDERR = 34, /* bytes */
-	OUT_EXIT = 35,   /* wire_exit; the last frame */
+	OUT_EXIT = 35,   /* wire_exit; the last frame of its request */
 	OUT_ERROR = 36,  /* u32 errno | text without NUL; the last frame */
 	OUT_DATA = 37,   /* bytes of a file */
 	OUT_ENTRY = 38,  /* wire_entry, path, target */
@@ -77,6 +78,7 @@ enum wire_out {
 #define EXEC_STDIN 1    /* STDIN frames follow; otherwise it reads /dev/null */
 #define EXEC_PTY 2      /* a terminal of rows x cols is 0, 1 and 2 */
 #define EXEC_ANNOUNCE 4 /* send STARTED */
+#define EXEC_KEEP 8     /* the connection takes another request after EXIT; not with STDIN or PTY */
 
 /* Flags of EXIT. */
 #define EXIT_TRUNCATED 1 /* output went past its limit */
