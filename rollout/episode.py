@@ -21,6 +21,7 @@ from rollout.config import Keeping, TimeoutsConf
 from rollout.egress.access import egress
 from rollout.errors import (
     BuildError,
+    JudgeError,
     ModelError,
     OutOfMemory,
     RolloutError,
@@ -43,7 +44,7 @@ from rollout.scene import (
     take_output,
     workspace_of,
 )
-from rollout.scorers.base import Scorer, Verdict
+from rollout.scorers.base import Scorer, Verdict, verdict_of
 from rollout.scorers.integrity import clipped, signs_of, survivors
 from rollout.transcript import CLIP_CHARS, Transcript, clip, now
 from rollout.types import (
@@ -386,8 +387,12 @@ class _Episode:
             try:
                 async with boundary(ScoreError, f"scoring task {self.task.id}"):
                     async with asyncio.timeout(limit_s + self.bench.timeouts.grace_s):
-                        self.verdict = await self.scorer.score(
-                            task, self.box, Deadline.after(limit_s)
+                        self.verdict = await verdict_of(
+                            self.scorer,
+                            task,
+                            self.box,
+                            Deadline.after(limit_s),
+                            tuple(self.transcript.messages),
                         )
             except SandboxLost as exc:
                 await self._blame_scorer(exc)
@@ -461,6 +466,8 @@ class _Episode:
             self.outcome = Outcome.MODEL_ERROR
         elif isinstance(exc, SandboxLost):
             self.outcome = Outcome.SANDBOX_LOST
+        elif isinstance(exc, JudgeError):
+            self.outcome = Outcome.JUDGE_ERROR
         else:
             self.outcome = self.if_it_breaks
 

@@ -10,6 +10,7 @@
     ├── AgentError       the agent itself failed; its end state is still scored
     ├── ModelError       the model endpoint failed, after retries
     ├── ScoreError       no trustworthy verdict: none written, not finite, crashed or timed out
+    │   └── JudgeError   the model that should have judged gave no verdict
     └── StoreError       the dataset's store refused, or could not be reached
         └── Fenced       a newer epoch owns the run; whoever sees this must stop writing
 
@@ -66,6 +67,10 @@ class ModelError(RolloutError):
 
 class ScoreError(RolloutError):
     """A scorer gave no verdict that can be trusted."""
+
+
+class JudgeError(ScoreError):
+    """The model that was to judge gave no verdict, or could not be asked."""
 
 
 class StoreError(RolloutError):

@@ -29,6 +29,11 @@ NEEDED = {
     ("agent", "command"): ["agent.name=mine", "agent.command=ls"],
     ("model", "openai"): ["model.name=m", "model.urls=[http://127.0.0.1:8000/v1]"],
     ("model", "scripted"): ["model.script=replies.json"],
+    ("scorer", "judge"): [
+        "scorer.rubric=good",
+        "scorer.model.name=m",
+        "scorer.model.urls=[http://127.0.0.1:8000/v1]",
+    ],
     ("scorer", "file"): ["scorer.path=/out", "scorer.gold=x"],
     ("store", "s3"): ["store.uri=s3://bucket/prefix"],
 }

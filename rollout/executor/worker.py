@@ -35,7 +35,7 @@ from rollout.plugins import make
 from rollout.pool import WarmPool
 from rollout.sandbox.base import Engine, SandboxSpec
 from rollout.sandbox.made import make_spec
-from rollout.scorers.base import Scorer
+from rollout.scorers.base import Scorer, opened
 from rollout.types import Artifact, Blueprint, Lease, RolloutSpec, Task, count_by
 
 BEAT_S = 1.0
@@ -128,7 +128,7 @@ class Worker:
         self._start_pulse(stack)
         for arm in plan.arms:
             self._agents[arm.name] = make(arm.agent)
-            self._scorers[arm.name] = make(arm.scorer)
+            self._scorers[arm.name] = await opened(make(arm.scorer), stack)
         for arm_name, model in plan.models:
             upstream = await stack.enter_async_context(make_upstream(model))
             self._models[arm_name] = ModelService(plan=model, upstream=upstream)

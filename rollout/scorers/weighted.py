@@ -1,15 +1,17 @@
 """Several scorers, one weighted sum."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
 
 from rollout.aio import Deadline
 from rollout.errors import ConfigError, ScoreError
 from rollout.plugins import TARGET, make, plugin_of, problems
 from rollout.sandbox.base import Sandbox
-from rollout.scorers.base import Scorer, Verdict
-from rollout.types import Score, Task
+from rollout.scorers.base import Scorer, Verdict, opened, verdict_of
+from rollout.types import Message, Score, Task
 
 
 class Weighted:
@@ -17,6 +19,8 @@ class Weighted:
 
     The parts run one after another, in the order given, in the same sandbox and by one deadline.
     """
+
+    reads_messages = True
 
     def __init__(self, *, parts: Mapping[str, Mapping[str, Any]]) -> None:
         """
@@ -26,6 +30,22 @@ class Weighted:
         if not parts:
             raise ConfigError("scorer.parts: is empty; name at least one part")
         self._parts = {name: _part(name, part) for name, part in parts.items()}
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opening:
+            for scorer, _ in self._parts.values():
+                await opened(scorer, opening)
+            self._open = opening.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._open.aclose()
 
     def problems(self, task: Task) -> str | None:
         """The first part's reason why it cannot score the task, if one has any."""
@@ -36,15 +56,17 @@ class Weighted:
                 return f"part {name}: {problem}"
         return None
 
-    async def score(self, task: Task, sandbox: Sandbox, deadline: Deadline) -> Verdict:
+    async def score(
+        self, task: Task, sandbox: Sandbox, deadline: Deadline, *, messages: Sequence[Message] = ()
+    ) -> Verdict:
         scores: list[Score] = []
         outputs: list[str] = []
         signs: list[str] = []
         for name, (scorer, weight) in self._parts.items():
             try:
-                verdict = await scorer.score(task, sandbox, deadline)
+                verdict = await verdict_of(scorer, task, sandbox, deadline, messages)
             except ScoreError as exc:
-                raise ScoreError(f"part {name}: {exc}") from exc
+                raise type(exc)(f"part {name}: {exc}") from exc
             scores.append(Score(name=name, value=verdict.reward, weight=weight))
             signs.extend(verdict.integrity)
             outputs.append(f"== {name}: {verdict.reward:g}\n{verdict.output}")
