@@ -18,7 +18,7 @@ from rollout.dataset.run import begin
 from rollout.dataset.state import RunState
 from rollout.dataset.store import Store, open_store
 from rollout.errors import ConfigError, StoreError
-from rollout.executor.base import Executor, RunPlan
+from rollout.executor.base import Executor, RunPlan, Source
 from rollout.executor.choice import Wanted, blueprints_of, choose
 from rollout.executor.engines import make_engine
 from rollout.executor.local import LocalExecutor
@@ -34,7 +34,8 @@ from rollout.loading import (
 )
 from rollout.objects.where import settle
 from rollout.plan import Standing
-from rollout.types import Task
+from rollout.rescoring import recorded_specs
+from rollout.types import RolloutSpec, Task
 
 HINTS = {"states": "use engine=native, as root, or leave it off"}
 """What to do about an engine that lacks a feature."""
@@ -77,6 +78,7 @@ def prepare(composed: Composed) -> Job:
     plan.refuse_changes(conf.name, arms, first, state)
     variants = variants_of(arms, loads)
     specs = plan.make_specs(conf.name, arms, first, conf.samples, variants)
+    specs, source, note = _of_source(conf, specs, first, variants)
     return Job(
         composed=composed,
         plan=RunPlan(
@@ -95,13 +97,29 @@ def prepare(composed: Composed) -> Job:
             objects=settle(conf.objects, conf.store),
             keep=Keeping.of(conf),
             limits_to_hold=limits_to_hold(loads),
-            models=plan.models_of(composed.points, arms),
+            models=() if source else plan.models_of(composed.points, arms),
+            source=source,
         ),
         store=store,
         state=state,
         standing=plan.stand(specs, state),
-        notes=tuple(dict.fromkeys([*filter(None, [why]), *notes_of(loads)])),
+        notes=tuple(dict.fromkeys([*filter(None, [why, note]), *notes_of(loads)])),
     )
+
+
+def _of_source(
+    conf: RunConf,
+    specs: tuple[RolloutSpec, ...],
+    tasks: Sequence[Task],
+    variants: Sequence[tuple[str, Task]],
+) -> tuple[tuple[RolloutSpec, ...], Source | None, str]:
+    """Where agents work, all of them; else those whose end states another run has kept."""
+    if conf.rescore.uri is None:
+        return specs, None, ""
+    arms = {spec.arm for spec in specs}
+    computers = {(arm, task.id): task for arm in arms for task in tasks}
+    computers |= {(arm, task.id): task for arm, task in variants}
+    return recorded_specs(conf.rescore, specs, computers)
 
 
 def record_start(job: Job) -> None:
@@ -143,6 +161,8 @@ def _engine_for(
 def _features(composed: Composed, loads: Iterable[Load]) -> dict[str, str]:
     """What the engine must be able to do, and who wants it."""
     wanted = {"states": "keep_on"} if composed.conf.keep_on else {}
+    if composed.conf.rescore.uri is not None:
+        return {"states": "rescore"}
     for task in (task for each in distinct(loads) for task in each.asked):
         if (network := task.blueprint.network) != "none":
             wanted.setdefault("ports", f"task {task.id}, network {network}")

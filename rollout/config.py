@@ -310,6 +310,16 @@ class BudgetConf:
 
 
 @dataclass
+class RescoreConf:
+    """The run whose end states are scored again; `python -m rollout rescore` fills this in."""
+
+    uri: str | None = None
+    """Its root; null: agents work."""
+    endpoint_url: str | None = None
+    region: str | None = None
+
+
+@dataclass
 class VerifierConf:
     mode: str = "as_declared"
     """`as_declared | fresh | fork | shared`."""
@@ -343,6 +353,7 @@ class RunConf:
     sweep: dict[str, Any] = field(default_factory=dict)
     """`key: [values]`; every combination is one arm of this run."""
     verifier: VerifierConf = field(default_factory=VerifierConf)
+    rescore: RescoreConf = field(default_factory=RescoreConf)
     resources: ResourcesConf = field(default_factory=ResourcesConf)
     engine: EngineConf = field(default_factory=EngineConf)
     pool: PoolConf = field(default_factory=PoolConf)

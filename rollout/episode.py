@@ -17,7 +17,7 @@ from typing import Any
 
 from rollout.agents.base import Agent
 from rollout.aio import Deadline, shielded
-from rollout.config import Keeping, TimeoutsConf
+from rollout.config import KEEP_LIMIT_MAX_MB, Keeping, TimeoutsConf
 from rollout.egress.access import egress
 from rollout.errors import (
     BuildError,
@@ -34,6 +34,7 @@ from rollout.gateway.access import ModelAccess, ModelService
 from rollout.gateway.sequences import MOST_TOKENS, placed
 from rollout.gateway.session import Session
 from rollout.pool import WarmPool
+from rollout.recorded import Recorded, Recordings
 from rollout.sandbox.base import Engine, Image, Objects, Sandbox, SandboxSpec
 from rollout.sandbox.made import make_spec
 from rollout.scene import (
@@ -89,6 +90,8 @@ class Bench:
     objects: Objects | None = None
     model: ModelService | None = None
     """Of the episode's arm."""
+    recordings: Recordings | None = None
+    """Where no agent works, since what one left in another run is scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +158,8 @@ class _Episode:
         """The agent's files as a file, where they are to be kept."""
         self.session: Session | None = None
         """The agent's calls of its model."""
+        self.recorded: Recorded | None = None
+        """The rollout of another run that this one scores again."""
         self.sandbox_id = ""
         self.limits_enforced: tuple[str, ...] = ()
 
@@ -173,10 +178,13 @@ class _Episode:
 
     async def _run_stages(self) -> None:
         try:
-            box = await self._make_ready()
-            async with egress(box, self.transcript.event):
-                await self._let_agent_work()
-            await self._prepare_scene()
+            if self.bench.recordings is not None:
+                await self._recall(self.bench.recordings)
+            else:
+                box = await self._make_ready()
+                async with egress(box, self.transcript.event):
+                    await self._let_agent_work()
+                await self._prepare_scene()
             await self._score()
         except Exception as exc:  # noqa: BLE001 - the boundary: a failure becomes an outcome here
             self._record_failure(exc)
@@ -194,13 +202,15 @@ class _Episode:
         return box
 
     async def _claim(self, blueprint: Blueprint) -> Sandbox:
+        return await self._claim_spec(await self._built(blueprint))
+
+    async def _built(self, blueprint: Blueprint) -> SandboxSpec:
         limit_s = self.task.setup_timeout_s * self._multiplier
         try:
             async with asyncio.timeout(limit_s):
-                spec = await make_spec(self.bench.engine, blueprint, self.bench.objects)
+                return await make_spec(self.bench.engine, blueprint, self.bench.objects)
         except TimeoutError:
             raise BuildError(f"blueprint {blueprint.name} not built within {limit_s:g} s") from None
-        return await self._claim_spec(spec)
 
     async def _claim_spec(self, spec: SandboxSpec) -> Sandbox:
         self.box = await self.bench.pool.claim(spec, timeout_s=self.bench.timeouts.create_s)
@@ -298,6 +308,31 @@ class _Episode:
         for alert in self.box.alerts:
             self.transcript.event("resource_alert", alert.detail, at=alert.at)
 
+    # ---------------------------------------------------------------- in place of the agent
+
+    async def _recall(self, recordings: Recordings) -> None:
+        """What an agent left in another run, in the scorer's sandbox of this one."""
+        with self.transcript.phase("claim"):
+            spec = await self._built(self.task.blueprint)
+            async with recordings.of(self.lease.spec.trajectory_id) as recorded:
+                image = self.scene = await self.bench.engine.restore_state(
+                    spec.image, recorded.state, limit_bytes=KEEP_LIMIT_MAX_MB << 20
+                )
+        self.recorded, row = recorded, recorded.row
+        recorded.retell(self.transcript)
+        self.stop = row.stop_reason
+        self.outcome = row.outcome
+        if not row.outcome.scored and row.stop_reason is not None:
+            self.outcome = ENDED_AS[row.stop_reason]
+        with self.transcript.phase("freeze"):
+            if self._mode is ScoreMode.FORK:
+                await self._stand_on(image, spec)
+                return
+            # It has been launched already, and is not again.
+            await self._claim_spec(replace(spec, image=image, launch=(), ready=""))
+            if self._mode is ScoreMode.FRESH:
+                await self._fresh_scene()
+
     # ---------------------------------------------------------------- scoring
 
     @property
@@ -344,8 +379,12 @@ class _Episode:
         """
         assert self.box is not None
         spec = self.box.spec
-        image = self.scene = await self._end_as_image()
+        self.scene = await self._end_as_image()
         await self._release()
+        await self._stand_on(self.scene, spec)
+
+    async def _stand_on(self, image: Image, spec: SandboxSpec) -> None:
+        """`spec` as the agent had it."""
         workspace = workspace_of(self.task, spec)
         again: tuple[BuildStep, ...] = ()
         if self._takes_work_alone:
@@ -481,6 +520,8 @@ class _Episode:
         return Ended(trajectory=self._trajectory(finished_at, output), blobs=blobs, files=files)
 
     def _model_use(self) -> dict[str, Any]:
+        if self.recorded is not None:
+            return self.recorded.model_use
         session, service = self.session, self.bench.model
         if session is None or service is None:
             return {}
@@ -542,6 +583,7 @@ class _Episode:
             agent_version=self.agent.version,
             agents=task.blueprint.agents,
             **used,
+            extra={} if self.recorded is None else self.recorded.extra,
             arm_digest=self.arm.digest,
             started_at=said.started_at,
             finished_at=finished_at,

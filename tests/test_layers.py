@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"plugins"}),
     frozenset({"sandbox"}),
     frozenset({"blueprints", "capacity", "pool", "gateway", "egress"}),
-    frozenset({"tasks", "agents", "scorers", "scene"}),
+    frozenset({"tasks", "agents", "scorers", "scene", "recorded"}),
     frozenset({"episode"}),
     frozenset({"dataset"}),
     frozenset({"objects"}),
@@ -27,7 +27,18 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"executor"}),
     frozenset({"doctor"}),
     frozenset({"report"}),
-    frozenset({"compose", "compose_errors", "recipes", "loading", "build", "library", "baking"}),
+    frozenset(
+        {
+            "compose",
+            "compose_errors",
+            "recipes",
+            "loading",
+            "rescoring",
+            "build",
+            "library",
+            "baking",
+        }
+    ),
     frozenset({"commands"}),
     frozenset({"__main__"}),
 )

@@ -15,6 +15,7 @@ python -m rollout +experiment=NAME [key=value …]     run an experiment, or wha
 python -m rollout tasks check PATH                   do gold solutions pass and empty ones fail?
 python -m rollout show RUN [TRAJECTORY]              the rollouts of a run, the story of one
 python -m rollout retry RUN [outcome=[a,b]]          make rollouts again that ended so
+python -m rollout rescore RUN scorer=NAME            score what its agents left once more
 python -m rollout export RUN format=sft              conversations to fine-tune on; format=atif
 python -m rollout shell RUN TRAJECTORY               look around in what a rollout left
 python -m rollout shell --blueprint NAME             a shell in a fresh sandbox

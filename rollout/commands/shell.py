@@ -15,7 +15,6 @@ from rollout import build
 from rollout.baking import by_hand, check_movable, how_to_use, keep, new_option, write_option
 from rollout.checks import CHOICES, nearest
 from rollout.commands.attach import attach, on_terminal, terminal_size
-from rollout.commands.kept import fetched, kept_state
 from rollout.commands.retry import saved_run
 from rollout.commands.show import full_id
 from rollout.commands.where import STORE_WORDS, Words, place_of, read_words
@@ -23,6 +22,7 @@ from rollout.config import KEEP_LIMIT_MAX_MB, EngineConf, ObjectsConf, RunConf, 
 from rollout.dataset.reader import open_dataset
 from rollout.egress.access import egress, logged
 from rollout.errors import ConfigError
+from rollout.executor.kept import fetched, kept_state
 from rollout.library import chosen_engine, running_engine
 from rollout.loading import conf_of
 from rollout.objects.store import ObjectStore

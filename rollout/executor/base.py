@@ -24,6 +24,17 @@ from rollout.types import Arm, Attempt, Lease, RolloutSpec, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The run whose kept end states are scored, in place of agents at work."""
+
+    uri: str
+    endpoint_url: str | None = None
+    region: str | None = None
+    ids: tuple[tuple[str, str], ...]
+    """Trajectory ids of this run, each with that of the rollout it stands for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
     """Everything a worker needs, as plain data; shipped once to each worker."""
 
@@ -47,6 +58,7 @@ class RunPlan:
     keep: Keeping = Keeping()
     models: tuple[tuple[str, ModelPlan], ...] = ()
     """Arms by name, and the model of each that has one."""
+    source: Source | None = None
     limits_to_hold: tuple[str, ...] = ()
     """Of `cpu memory disk pids`: a worker whose engine cannot enforce one of these does not work.
     """

@@ -27,6 +27,7 @@ from rollout.executor.engines import make_engine
 from rollout.executor.lost import lost_trajectory
 from rollout.executor.meter import Meter, Unmetered, state_of
 from rollout.executor.pulse import Pulse
+from rollout.executor.recordings import SourceRecordings
 from rollout.gateway.access import ModelService
 from rollout.gateway.upstreams.make import make_upstream
 from rollout.objects.store import ObjectStore
@@ -79,6 +80,7 @@ class Worker:
         self._scorers: dict[str, Scorer] = {}
         self._models: dict[str, ModelService] = {}
         """Arm to its model, where it has one."""
+        self._recordings: SourceRecordings | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
         self._phases: dict[str, str] = {}
         self._returning: set[str] = set()
@@ -129,6 +131,9 @@ class Worker:
         for arm in plan.arms:
             self._agents[arm.name] = make(arm.agent)
             self._scorers[arm.name] = await opened(make(arm.scorer), stack)
+        if plan.source is not None:
+            self._recordings = await asyncio.to_thread(SourceRecordings, plan.source)
+            stack.callback(self._recordings.close)
         for arm_name, model in plan.models:
             upstream = await stack.enter_async_context(make_upstream(model))
             self._models[arm_name] = ModelService(plan=model, upstream=upstream)
@@ -260,7 +265,8 @@ class Worker:
     def _warm_up(self, reply: LeaseReply) -> None:
         """Have the pool ready for what just began and for what comes next."""
         self._helpers = [helper for helper in self._helpers if not helper.done()]
-        if len(self._helpers) < 2:
+        # What is scored again stands on images that no other sandbox is made of.
+        if len(self._helpers) < 2 and self._recordings is None:
             wanted = count_by(lease.spec.task_id for lease in reply.leases)
             for task_id, count in reply.coming:
                 wanted[task_id] = wanted.get(task_id, 0) + count
@@ -321,6 +327,7 @@ class Worker:
             keep=plan.keep,
             objects=self._objects,
             model=self._models.get(spec.arm),
+            recordings=self._recordings,
         )
 
         def on_phase(phase: str) -> None:
