@@ -199,7 +199,8 @@ class BlueprintConf:
     """What `shell --keep` has kept, laid over base and steps: `object`, its id, and `below`, the
     digest of the image it was written on."""
     mounts: list[dict[str, Any]] = field(default_factory=list)
-    """Each one of `file`, `object`, `code`, `agent`; put at each start, or into the image."""
+    """Each one of `file`, `folder`, `object`, `code`, `agent`; put at each start, or into the
+    image."""
     env: dict[str, str] = field(default_factory=dict)
     workdir: str = ""
     """Made if missing; empty: that of the image, else /app."""

@@ -8,10 +8,12 @@ fenced block of the reply, and the reply that ends the work says DONE instead.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rollout.agents.base import Model, Recorder
+from rollout.agents.skills import described, mounts_of
 from rollout.agents.workshell import WorkShell
 from rollout.aio import Deadline
 from rollout.errors import AgentError
@@ -45,6 +47,7 @@ TOOL = {
         },
     },
 }
+SKILLS = "Skills, each a file to read before you do what it is for:"
 BLOCK = re.compile(r"```(?:bash|sh|shell)\s*\n(.*?)\n?```", re.DOTALL)
 DONE = re.compile(r"\bDONE\b")
 NUDGE = "There was no command in that. Give one in a ```bash block, or DONE when the task is done."
@@ -80,6 +83,7 @@ class Bash:
         max_turns: int = 100,
         command_timeout_s: float = 120.0,
         output_chars: int = 10_000,
+        skills: list[str] | None = None,
     ) -> None:
         """
         system: the system prompt; null: the one above. `{how}` and `{end}` stand for how the model
@@ -89,6 +93,8 @@ class Bash:
         command_timeout_s: of one command; the model is told.
         output_chars: more output of a command is shown by its head and tail; all of it is kept as
         an artifact.
+        skills: folders of this machine with a SKILL.md; the model is told what each is for, and
+        reads it with a command when it needs it.
         """
         if tools not in ("native", "fenced"):
             raise AgentError(f"agent.tools: {tools!r} is none of native, fenced")
@@ -98,6 +104,11 @@ class Bash:
         self._max_turns = max_turns
         self._command_timeout_s = command_timeout_s
         self._output_chars = output_chars
+        self._skills = list(skills or [])
+
+    def mounts(self) -> Sequence[Mapping[str, Any]]:
+        """What the blueprint of its tasks must mount, as in `blueprint.mounts`."""
+        return mounts_of(self._skills)
 
     async def run(
         self,
@@ -112,7 +123,7 @@ class Bash:
             raise AgentError("agent bash: needs a model")
         async with WorkShell(sandbox, user=task.agent_user) as shell:
             talk = _Talk(self, model, shell, deadline, record)
-            return await talk.hold(task.instruction)
+            return await talk.hold(task.instruction, await described(self._skills, sandbox))
 
 
 class _Talk:
@@ -128,9 +139,10 @@ class _Talk:
         """Of the messages, how many the model has seen."""
         self._commands = 0
 
-    async def hold(self, instruction: str) -> StopReason:
+    async def hold(self, instruction: str, skills: str) -> StopReason:
+        system = self._agent._system
         self._messages = [
-            Message(role="system", content=self._agent._system),
+            Message(role="system", content=f"{system}\n\n{SKILLS}\n{skills}" if skills else system),
             Message(role="user", content=instruction),
         ]
         try:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rollout.agents.base import Model, Recorder
 from rollout.agents.script import ARGUMENT_LIMIT_BYTES, task_fields
+from rollout.agents.skills import mounts_of
 from rollout.aio import Deadline
 from rollout.errors import AgentError, ConfigError, SandboxError, SandboxLost
 from rollout.sandbox.base import ExecResult, Sandbox
@@ -51,6 +52,7 @@ class Command:
         files: dict[str, str] | None = None,
         logs: list[str] | None = None,
         failure_pattern: str = "",
+        skills: list[str] | None = None,
         port: int = 0,
     ) -> None:
         """
@@ -65,6 +67,8 @@ class Command:
         files: absolute path to template, written before the start.
         logs: absolute paths; what lies there afterwards is kept as artifacts.
         failure_pattern: a regular expression; output that has it means the same.
+        skills: folders of this machine with a SKILL.md, put below /opt/skills; how the harness
+        finds them there is its command's or files' to say.
         port: inside the sandbox; 0: any free one.
         """
         if not command.strip():
@@ -82,17 +86,19 @@ class Command:
         self._version_command = version_command
         self._env, self._files = dict(env or {}), dict(files or {})
         self._logs = list(logs or [])
+        self._skills = list(skills or [])
 
     def mounts(self) -> Sequence[Mapping[str, Any]]:
         """What the blueprint of its tasks must mount, as in `blueprint.mounts`."""
+        skills = mounts_of(self._skills)
         if not self._install:
-            return ()
+            return skills
         mount = {"kind": "agent", "source": self._install, "at": "build"}
         if self._install_name:
             mount["name"] = self._install_name
         if self._version_command:
             mount["version_command"] = self._version_command
-        return (mount,)
+        return (mount, *skills)
 
     @property
     def fetched(self) -> bool:

@@ -1,6 +1,7 @@
 """What a blueprint mounts: files, objects, code and agents, as steps that any engine can do.
 
     file     content, or a file of the host's
+    folder   a folder of the host's
     object   a blob or a folder out of the object store, by id
     code     a git repository at one commit, without what came after it
     agent    a program from npm, PyPI, git or an object, at one version

@@ -1,4 +1,4 @@
-"""Mounts whose bytes are at hand: a file, and an object by its id."""
+"""Mounts whose bytes are at hand: a file, a folder, and an object by its id."""
 
 import posixpath
 import re
@@ -59,6 +59,25 @@ class FileMount:
                 return file.read(FILE_LIMIT_BYTES + 1)
         except OSError as exc:
             raise ConfigError(f"source: {self.source!r} cannot be read: {exc.strerror}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class FolderMount:
+    source: str
+    dest: str
+    owner: str
+
+    @classmethod
+    def read(cls, fields: Fields) -> "FolderMount":
+        return cls(source=fields.text("source"), dest=fields.absolute("dest"), owner=fields.owner())
+
+    def resolve(self, objects: ObjectStore) -> Part:
+        path = Path(self.source).expanduser()
+        if not path.is_dir():
+            raise ConfigError(f"source: {self.source!r} is no folder on this host")
+        object_id = objects.put_path(path)
+        step = BuildStep(op="object", object_id=object_id, dest=self.dest, owner=self.owner)
+        return Part(steps=(step,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from rollout.errors import ConfigError, RolloutError
 from rollout.mounts.agents import AgentMount
 from rollout.mounts.base import Fields, Mount, Part, Resolved
 from rollout.mounts.code import CodeMount
-from rollout.mounts.files import FileMount, ObjectMount
+from rollout.mounts.files import FileMount, FolderMount, ObjectMount
 from rollout.objects.store import ObjectStore
 from rollout.types import BuildStep
 
 KINDS: Mapping[str, Callable[[Fields], Mount]] = {
     "file": FileMount.read,
+    "folder": FolderMount.read,
     "object": ObjectMount.read,
     "code": CodeMount.read,
     "agent": AgentMount.read,

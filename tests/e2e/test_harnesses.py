@@ -18,6 +18,8 @@ HARNESSES = {
     "mini_swe_agent": ("pip", "mini-swe-agent==2.4.6", "chat"),
 }
 
+SKILL = "---\nname: greeting\ndescription: Tells how one greets here.\n---\nSay hello.\n"
+
 
 def reachable(installer: str, package: str, folder: Path) -> bool:
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), package]
@@ -34,11 +36,15 @@ def reachable(installer: str, package: str, folder: Path) -> bool:
 @pytest.mark.parametrize("agent", HARNESSES)
 def test_a_harness_solves_a_task_through_the_gateway(agent: str, tmp_path: Path) -> None:
     installer, package, dialect = HARNESSES[agent]
+    has_skills = agent != "mini_swe_agent"
     if not reachable(installer, package, tmp_path / "downloaded"):
         pytest.skip(f"{package} is not to be had here by {installer}")
+    (tmp_path / "skills/greeting").mkdir(parents=True)
+    (tmp_path / "skills/greeting/SKILL.md").write_text(SKILL)
+    skills = ["agent.skills=[skills/greeting]"] if has_skills else []
     done = start(
-        tmp_path, f"agent={agent}", "model.script=solves.json", "blueprint.build_network=host",
-        "retry.max_attempts=1", "task.include=[greet]",
+        tmp_path, f"agent={agent}", *skills, "model.script=solves.json",
+        "blueprint.build_network=host", "retry.max_attempts=1", "task.include=[greet]",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (row,) = rows(tmp_path)
@@ -50,4 +56,5 @@ def test_a_harness_solves_a_task_through_the_gateway(agent: str, tmp_path: Path)
     (asked, *_) = [m for m in row["messages"] if m["role"] == "assistant"]
     assert "echo hello" in asked["tool_calls"][0]["function"]["arguments"]
     assert [m["role"] for m in row["messages"] if m["role"] == "tool"]
+    assert has_skills == any("how one greets here" in m["content"] for m in row["messages"])
     assert "agent_output.txt" in [artifact["name"] for artifact in row["artifacts"]]

@@ -84,3 +84,18 @@ def test_what_is_missing_outside_is_told_by_mount(objects: ObjectStore) -> None:
         resolve([gone, {"kind": "file", "dest": "/x", "source": "/nowhere"}], objects)
     assert "mounts[0]: object sha256:000" in str(caught.value)
     assert "mounts[1]: source: '/nowhere' is no file" in str(caught.value)
+
+
+def test_a_folder_of_the_host_is_an_object_by_its_content(
+    objects: ObjectStore, tmp_path: Path
+) -> None:
+    (tmp_path / "skill").mkdir()
+    (tmp_path / "skill" / "SKILL.md").write_text("x")
+    mount = {"kind": "folder", "source": str(tmp_path / "skill"), "dest": "/opt/skills/skill"}
+    (step,) = resolve([mount], objects).launch
+    assert (step.op, step.dest) == ("object", "/opt/skills/skill")
+    assert [entry.path for entry in objects.read_tree(step.object_id).entries] == ["SKILL.md"]
+    (tmp_path / "skill" / "SKILL.md").write_text("y")
+    assert resolve([mount], objects).launch[0].object_id != step.object_id
+    with pytest.raises(ConfigError, match=r"mounts\[0\]: source: '/nowhere' is no folder"):
+        resolve([{**mount, "source": "/nowhere"}], objects)
