@@ -11,7 +11,6 @@ from rollout.agents.skills import FOLDER, description_of, mounts_of
 from rollout.errors import ConfigError
 from tests.e2e.test_models import rows, start
 
-
 SKILL = "---\nname: x\ndescription: What it is for.\n---\nDo it."
 
 
