@@ -283,6 +283,10 @@ class ModelConf:
     """Of one try."""
     patience_s: float = 1800.0
     """Of one call with all its tries: then the rollout ends as `model_error`."""
+    max_concurrent: int | None = None
+    """Calls at once, over all workers of the run and all arms with these `urls`; null: any."""
+    tokens_per_minute: int | None = None
+    """Of prompts and completions, over all of them; null: any."""
     capture: str = "text"
     """`text | logprobs | tokens`: what is kept of each reply. `tokens`, for training: the engine's
     own token ids and log probabilities, as rows of the table `sequences`; needs vLLM's

@@ -98,6 +98,8 @@ class HeartbeatReply:
     """End at once: fenced, or the second ^C."""
     lost: tuple[str, ...] = ()
     """Trajectory ids whose leases this worker no longer holds: cancel them."""
+    workers: int = 0
+    """How many there are, for what is shared among them; 0: not known."""
 
 
 class Coordinator(Protocol):

@@ -154,7 +154,12 @@ class RunCoordinator:
         self._roster.beat(beat)
         self._reclaim_unheard(beat)
         lost = tuple(name for name in beat.held if self._book.holder(name) != beat.worker)
-        return HeartbeatReply(drain=self._closed_for_leasing, stop=self._stopping, lost=lost)
+        return HeartbeatReply(
+            drain=self._closed_for_leasing,
+            stop=self._stopping,
+            lost=lost,
+            workers=len(self._roster.living),
+        )
 
     async def leave(self, worker: str, error: str = "") -> None:
         self._last_error = error or self._last_error

@@ -29,6 +29,7 @@ from rollout.executor.meter import Meter, Unmetered, state_of
 from rollout.executor.pulse import Pulse
 from rollout.executor.recordings import SourceRecordings
 from rollout.gateway.access import ModelService
+from rollout.gateway.limits import Allowances
 from rollout.gateway.upstreams.make import make_upstream
 from rollout.objects.store import ObjectStore
 from rollout.objects.where import open_objects
@@ -80,6 +81,8 @@ class Worker:
         self._scorers: dict[str, Scorer] = {}
         self._models: dict[str, ModelService] = {}
         """Arm to its model, where it has one."""
+        self._allowances = Allowances()
+        """What of each model is this worker's to use."""
         self._recordings: SourceRecordings | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
         self._phases: dict[str, str] = {}
@@ -135,7 +138,8 @@ class Worker:
             self._recordings = await asyncio.to_thread(SourceRecordings, plan.source)
             stack.callback(self._recordings.close)
         for arm_name, model in plan.models:
-            upstream = await stack.enter_async_context(make_upstream(model))
+            limited = self._allowances.limited(make_upstream(model), model.conf)
+            upstream = await stack.enter_async_context(limited)
             self._models[arm_name] = ModelService(plan=model, upstream=upstream)
         self._store = await asyncio.to_thread(
             open_store, plan.run_uri, endpoint_url=plan.store.endpoint_url, region=plan.store.region
@@ -390,6 +394,8 @@ class Worker:
             self._draining = True
             self._changed.set()
             self._return_what_has_not_begun()
+        if reply.workers:
+            self._allowances.divide(reply.workers)
         for name in reply.lost:
             if task := self._running.get(name):
                 task.cancel()

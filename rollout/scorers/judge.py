@@ -181,6 +181,8 @@ def _plan(model: Mapping[str, Any], budget: Mapping[str, Any]) -> ModelPlan:
     ]
     if conf.capture != "text":
         found.append(f"model.capture: saw {conf.capture!r}; a judge is not trained on: use text")
+    if (conf.max_concurrent, conf.tokens_per_minute) != (None, None):
+        found.append("model.max_concurrent, .tokens_per_minute: a judge has none of them")
     plan = model_plan(conf, limits)
     if plan is None:
         found.append("model.kind: must be given, such as openai")

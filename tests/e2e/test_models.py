@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -233,3 +234,34 @@ def test_slips_are_told_before_anything_starts(tmp_path: Path, words: list[str],
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+class Busy(Endpoint):
+    """Takes a while for each call, and notes how many it had at once."""
+
+    lock = threading.Lock()
+    running = most = 0
+
+    def do_POST(self) -> None:
+        with Busy.lock:
+            Busy.running += 1
+            Busy.most = max(Busy.most, Busy.running)
+        time.sleep(0.2)
+        with Busy.lock:
+            Busy.running -= 1
+        super().do_POST()
+
+
+def test_all_workers_together_keep_to_what_the_endpoint_may_be_asked(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        Busy.keys.clear()
+        done = start(
+            tmp_path, "model=openai", "model.name=m", f"model.urls=[{url}]",
+            "model.max_concurrent=4", "executor.workers=2", "samples=16",
+        )  # fmt: skip
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert len(Busy.keys) == len(rows(tmp_path)) == 32
+    assert 2 <= Busy.most <= 4
