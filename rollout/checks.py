@@ -28,7 +28,7 @@ LEFT_OUT = (
 """The same, by other means."""
 
 CHOICES = {
-    "model.kind": ("none", "openai", "scripted"),
+    "model.kind": ("none", "openai", "anthropic", "scripted"),
     "model.capture": ("text", "logprobs", "tokens"),
     "blueprint.size": tuple(SIZES),
     "blueprint.network": NETWORKS,
@@ -115,6 +115,10 @@ def model_problems(model: ModelConf, budget: BudgetConf) -> list[str]:
     if model.key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", model.key_env):
         found.append(
             "model.key_env: must be a variable's name; the key itself belongs in no config"
+        )
+    if model.kind == "anthropic" and model.capture != "text":
+        found.append(
+            f"model.capture: {model.capture!r}: the messages API tells no tokens; use text"
         )
     if model.capture == "tokens":
         found += [

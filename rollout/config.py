@@ -266,16 +266,18 @@ class ModelConf:
     """Who answers the agent's model calls. Sandboxes reach it through the worker alone."""
 
     kind: str = "none"
-    """`none | openai | scripted`. `openai`: any server of its chat completions, such as vLLM,
-    SGLang or llama.cpp. `scripted`: replies out of a file."""
+    """`none | openai | anthropic | scripted`. `openai`: any server of its chat completions, such as
+    vLLM, SGLang or llama.cpp. `anthropic`: its messages API. `scripted`: replies out of a file."""
     name: str = ""
     """By the endpoint's own name; agents may call it what they like."""
     urls: list[str] = field(default_factory=list)
-    """`openai`: base URLs of one or several replicas, `http://host:8000/v1`."""
+    """Base URLs of one or several replicas, `http://host:8000/v1`; of `anthropic` empty for its
+    own."""
     key_env: str | None = None
     """The variable, of each worker's environment, that holds the key. It enters no sandbox."""
     sampling: dict[str, Any] = field(default_factory=dict)
-    """`temperature`, `max_tokens` and others of chat completions, laid over what the agent asks."""
+    """`temperature`, `max_tokens` and others, by the endpoint's own names, laid over what the agent
+    asks."""
     price: PriceConf = field(default_factory=PriceConf)
     script: str = ""
     """`scripted`: the file of its replies."""

@@ -32,6 +32,7 @@ async def endpoint(*answers: Answer) -> AsyncIterator[Endpoint]:
     made = Endpoint(*answers)
     app = web.Application()
     app.router.add_post("/v1/chat/completions", made.handle)
+    app.router.add_post("/v1/messages", made.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -17,7 +17,7 @@ from rollout.errors import ConfigError, ModelError
 from rollout.gateway.access import ModelService
 from rollout.gateway.base import ModelCall
 from rollout.gateway.settings import ModelPlan
-from rollout.gateway.upstreams import openai as upstreams
+from rollout.gateway.upstreams import http as upstreams
 from rollout.gateway.upstreams.openai import OpenAIUpstream
 from rollout.transcript import Transcript
 from rollout.types import Message

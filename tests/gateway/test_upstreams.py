@@ -12,7 +12,7 @@ from rollout.config import BudgetConf, ModelConf, PriceConf
 from rollout.errors import ConfigError, ModelError
 from rollout.gateway.base import CallRefused, ModelCall
 from rollout.gateway.settings import model_plan, model_record
-from rollout.gateway.upstreams import openai as upstreams
+from rollout.gateway.upstreams import http as upstreams
 from rollout.gateway.upstreams.make import make_upstream
 from rollout.gateway.upstreams.openai import OpenAIUpstream
 from rollout.gateway.upstreams.scripted import ScriptedUpstream
@@ -258,5 +258,5 @@ def test_only_what_changes_results_is_recorded() -> None:
 def test_no_kind_that_is_not_there() -> None:
     plan = model_plan(ModelConf(kind="other", name="x"), BudgetConf())
     assert plan is not None
-    with pytest.raises(ConfigError, match="none of openai, scripted"):
+    with pytest.raises(ConfigError, match="none of openai, anthropic, scripted"):
         make_upstream(plan)

@@ -17,13 +17,19 @@ ERRORS = {
 }
 
 
+REDACTED = "redacted_thinking"
+
+
 class Anthropic:
     """POST /v1/messages."""
 
     name = ANTHROPIC
 
     def read(self, body: Mapping[str, Any]) -> ModelCall:
-        messages = [*_system(body), *(m for given in items(body, "messages") for m in _read(given))]
+        messages = [
+            *_system(body),
+            *(m for given in items(body, "messages") for m in read_message(given)),
+        ]
         if not items(body, "messages"):
             raise invalid("messages: must hold at least one")
         sampling = chosen(body, ("max_tokens", "temperature", "top_p", "top_k"))
@@ -41,6 +47,8 @@ class Anthropic:
         )
 
     def answer(self, call: ModelCall, reply: ModelReply) -> dict[str, Any]:
+        if reply.dialect == ANTHROPIC and reply.raw:
+            return {**reply.raw, "model": call.model}
         fresh = reply.usage.prompt_tokens - reply.usage.cached_tokens
         return {
             "id": f"msg_{uuid.uuid4().hex}",
@@ -89,7 +97,7 @@ def _system(body: Mapping[str, Any]) -> Iterator[Message]:
         yield Message(role="system", content=joined(items(body, "system"), ("text",)))
 
 
-def _read(given: Mapping[str, Any]) -> Iterator[Message]:
+def read_message(given: Mapping[str, Any]) -> Iterator[Message]:
     """One message as ours: what tools gave first, each by itself, then what was said."""
     role = text(given, "role")
     role = role if role in ("assistant", "system") else "user"
@@ -102,6 +110,7 @@ def _read(given: Mapping[str, Any]) -> Iterator[Message]:
         yield Message(
             role=role,
             content=joined(blocks, ("text",)),
+            content_parts=_thoughts(blocks),
             reasoning_content="".join(str(b.get("thinking", "")) for b in blocks) or None,
             tool_calls=tuple(
                 ToolCall(id=text(b, "id"), name=text(b, "name"), arguments=as_json(b.get("input")))
@@ -116,6 +125,12 @@ def _read(given: Mapping[str, Any]) -> Iterator[Message]:
     rest = [block for block in blocks if block.get("type") != "tool_result"]
     if rest or not results:
         yield _said(role, rest)
+
+
+def _thoughts(blocks: Sequence[Mapping[str, Any]]) -> str | None:
+    """As they came, with what proves them to the API, which wants them back in later calls."""
+    proved = [dict(b) for b in blocks if b.get("signature") or b.get("type") == REDACTED]
+    return as_json(proved) if proved else None
 
 
 def _said(role: str, content: Any, tool_call_id: str | None = None) -> Message:
@@ -174,5 +189,9 @@ def _pieces(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, An
     if kind == "tool_use":
         delta = {"type": "input_json_delta", "partial_json": as_json(block["input"])}
         return {**block, "input": {}}, [delta]
-    key = "thinking" if kind == "thinking" else "text"
-    return {**block, key: ""}, [{"type": f"{key}_delta", key: block[key]}]
+    if kind not in ("text", "thinking"):
+        return dict(block), []
+    deltas = [{"type": f"{kind}_delta", kind: block[kind]}]
+    if signature := block.get("signature"):
+        deltas.append({"type": "signature_delta", "signature": signature})
+    return {**block, kind: "", **({"signature": ""} if signature else {})}, deltas
