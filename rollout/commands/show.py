@@ -8,8 +8,9 @@ from rollout import build
 from rollout.commands.where import STORE_WORDS, place_of, read_words
 from rollout.dataset.reader import RolloutDataset, open_dataset
 from rollout.errors import ConfigError, StoreError
-from rollout.report.render import show, text, where
+from rollout.report.render import difference_table, show, text, where
 from rollout.report.story import rollouts_table, story
+from rollout.report.summary import summarise
 
 USAGE = """\
 python -m rollout show RUN [TRAJECTORY] [store.uri=…] [store.endpoint_url=…] [store.region=…]
@@ -50,7 +51,10 @@ def _show_all(data: RolloutDataset) -> None:
     badness = [_badness(row) for row in rows.to_pylist()]
     order = sorted(range(len(badness)), key=badness.__getitem__)
     worst_first = rows.take(order) if order else rows
-    show(sys.stdout, rollouts_table(worst_first), text(repr(data)), where(data.uri))
+    show(sys.stdout, rollouts_table(worst_first))
+    if compared := summarise(data).differences:
+        show(sys.stdout, text(""), difference_table(compared), text(""))
+    show(sys.stdout, text(repr(data)), where(data.uri))
 
 
 def _badness(row: dict[str, Any]) -> tuple[bool, float, str, str, int]:

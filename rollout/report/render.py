@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollout.report.estimates import Interval
+from rollout.report.paired import Difference
 from rollout.report.summary import ArmSummary, RunSummary, StageTime
 
 PLAIN_WIDTH = 160
@@ -56,6 +57,8 @@ def closing(
 ) -> RenderableType:
     """Everything that is printed when a run has ended."""
     parts: list[RenderableType] = [table(summary)]
+    if summary.differences:
+        parts.extend(["", difference_table(summary.differences)])
     if summary.stages:
         parts.extend(["", stage_table(summary)])
     parts.append("")
@@ -77,6 +80,19 @@ def table(summary: RunSummary) -> Table:
     made.add_column("failed attempts", justify="right")
     for arm in summary.arms:
         made.add_row(*_cells(arm, groups=groups))
+    return made
+
+
+def difference_table(differences: Sequence[Difference]) -> Table:
+    """Each arm against the first, on the tasks for which both have a reward."""
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    made.add_column(f"against {printable(differences[0].against)}", overflow="fold")
+    for name in ("difference", "95 % interval", "tasks", "higher", "lower"):
+        made.add_column(name, justify="right")
+    for each in differences:
+        mean = UNKNOWN if each.mean is None else f"{each.mean:+.3f}"
+        counts = (str(each.tasks), str(each.higher), str(each.lower))
+        made.add_row(text(each.arm), mean, _signed(each.interval), *counts)
     return made
 
 
@@ -170,6 +186,10 @@ def _percent(share: float) -> str:
 
 def _interval(interval: Interval | None) -> str:
     return UNKNOWN if interval is None else f"[{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _signed(interval: Interval | None) -> str:
+    return UNKNOWN if interval is None else f"[{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def _stage(time: StageTime | None) -> str:

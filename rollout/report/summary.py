@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rollout.dataset.reader import RolloutDataset
 from rollout.dataset.state import RunState
 from rollout.report.estimates import Floats, Interval, mean_interval, pass_at_k, percentiles
+from rollout.report.paired import Difference, differences
 from rollout.scorers.integrity import kind_of
 from rollout.types import Outcome, count_by
 
@@ -86,6 +87,8 @@ class RunSummary:
     arms: tuple[ArmSummary, ...]
     stages: Mapping[str, StageTime]
     """Over all arms."""
+    differences: tuple[Difference, ...] = ()
+    """Each arm against the first, task by task."""
 
     @property
     def planned(self) -> int:
@@ -128,6 +131,7 @@ def summarise_table(table: pa.Table, planned: Mapping[str, int], samples: int = 
     return RunSummary(
         arms=tuple(_arm(name, table, planned.get(name, 0), samples) for name in names),
         stages=_stages(table),
+        differences=differences(table.filter(_has_reward(table)), names),
     )
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -87,6 +88,8 @@ def test_two_models_side_by_side(tmp_path: Path) -> None:
     done = start(tmp_path, sweep, "samples=2", "budget.turns=3", "model.price.prompt=2",
                  "model.price.completion=4")  # fmt: skip
     assert done.returncode == 0, done.stderr
+    # The other of the two arms solves both tasks that this one does not.
+    assert re.search(r"model.script=loops.json +-1\.000 +– +2 +0 +2\n", done.stdout), done.stdout
     loops, solves = rows(tmp_path)[:4], rows(tmp_path)[4:]
     assert {(row["outcome"], row["reward"]) for row in solves} == {("ok", 1.0)}
     assert {(row["outcome"], row["reward"]) for row in loops} == {("max_turns", 0.0)}
