@@ -28,7 +28,7 @@ LEFT_OUT = (
 """The same, by other means."""
 
 CHOICES = {
-    "model.kind": ("none", "openai", "anthropic", "scripted"),
+    "model.kind": ("none", "openai", "anthropic", "litellm", "scripted"),
     "model.capture": ("text", "logprobs", "tokens"),
     "blueprint.size": tuple(SIZES),
     "blueprint.network": NETWORKS,
@@ -116,10 +116,12 @@ def model_problems(model: ModelConf, budget: BudgetConf) -> list[str]:
         found.append(
             "model.key_env: must be a variable's name; the key itself belongs in no config"
         )
-    if model.kind == "anthropic" and model.capture != "text":
+    if model.kind in ("anthropic", "litellm") and model.capture != "text":
         found.append(
-            f"model.capture: {model.capture!r}: the messages API tells no tokens; use text"
+            f"model.capture: {model.capture!r}: model={model.kind} tells no tokens; use text"
         )
+    if model.kind == "litellm" and len(model.urls) > 1:
+        found.append("model.urls: model=litellm takes one at most")
     if model.capture == "tokens":
         found += [
             f"model.sampling.{key}: {value!r} would change what log probabilities are of; "

@@ -266,8 +266,9 @@ class ModelConf:
     """Who answers the agent's model calls. Sandboxes reach it through the worker alone."""
 
     kind: str = "none"
-    """`none | openai | anthropic | scripted`. `openai`: any server of its chat completions, such as
-    vLLM, SGLang or llama.cpp. `anthropic`: its messages API. `scripted`: replies out of a file."""
+    """`none | openai | anthropic | litellm | scripted`. `openai`: any server of its chat
+    completions, such as vLLM, SGLang or llama.cpp. `anthropic`: its messages API. `litellm`: as
+    that library does. `scripted`: replies out of a file."""
     name: str = ""
     """By the endpoint's own name; agents may call it what they like."""
     urls: list[str] = field(default_factory=list)

@@ -29,6 +29,7 @@ NEEDED = {
     ("agent", "command"): ["agent.name=mine", "agent.command=ls"],
     ("model", "openai"): ["model.name=m", "model.urls=[http://127.0.0.1:8000/v1]"],
     ("model", "anthropic"): ["model.name=m"],
+    ("model", "litellm"): ["model.name=provider/m"],
     ("model", "scripted"): ["model.script=replies.json"],
     ("scorer", "judge"): [
         "scorer.rubric=good",

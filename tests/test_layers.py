@@ -83,6 +83,7 @@ INSIDE_FUNCTIONS = {
 BY_NAME = {
     "": "public names are fetched from their modules at first use",
     "__main__": "a verb's module is imported when that verb is asked for",
+    "gateway.upstreams.litellm": "an extra that most installations lack",
     "plugins": "what users bring is named by a dotted path",
     "sandbox": "called as rollout.sandbox(…), it hands on to the library",
 }

@@ -226,4 +226,4 @@ def test_what_it_cannot_do_is_told_before_the_run_and_its_address_is_known() -> 
     assert model_problems(settings, BudgetConf()) == []
     assert [replica.url for replica in AnthropicUpstream(settings)._replicas] == [URL]
     (told,) = model_problems(replace(settings, capture="logprobs"), BudgetConf())
-    assert told.startswith("model.capture: 'logprobs': the messages API tells no tokens")
+    assert told.startswith("model.capture: 'logprobs': model=anthropic tells no tokens")

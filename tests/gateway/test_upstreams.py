@@ -258,5 +258,5 @@ def test_only_what_changes_results_is_recorded() -> None:
 def test_no_kind_that_is_not_there() -> None:
     plan = model_plan(ModelConf(kind="other", name="x"), BudgetConf())
     assert plan is not None
-    with pytest.raises(ConfigError, match="none of openai, anthropic, scripted"):
+    with pytest.raises(ConfigError, match="none of openai, anthropic, litellm, scripted"):
         make_upstream(plan)

@@ -10,7 +10,7 @@ import os
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -54,6 +54,29 @@ class Unlucky(Exception):
     def __init__(self, why: str, pause_s: float = 0.0) -> None:
         super().__init__(why)
         self.pause_s = pause_s
+
+
+async def persist(
+    once: Callable[[], Awaitable[ModelReply]],
+    patience_s: float,
+    again: tuple[type[Exception], ...],
+    safe: Callable[[str], str],
+) -> ModelReply:
+    """Try until it goes well, with pauses that grow; ModelError when `patience_s` is over.
+
+    safe: takes out of an error what nobody may read.
+    """
+    give_up_s, pause_s, tries = time.monotonic() + patience_s, PAUSE_S, 0
+    while True:
+        tries += 1
+        try:
+            return replace(await once(), tries=tries)
+        except again as exc:
+            wait_s = max(getattr(exc, "pause_s", 0.0), pause_s * random.uniform(0.5, 1.5))
+            if time.monotonic() + wait_s > give_up_s:
+                raise ModelError(safe(f"{exc}; gave up after {tries} tries")) from None
+        await asyncio.sleep(wait_s)
+        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
 
 class HttpUpstream(ABC):
@@ -117,20 +140,14 @@ class HttpUpstream(ABC):
         self, body: Mapping[str, Any], session_id: str, again: tuple[type[Exception], ...]
     ) -> ModelReply:
         """Of the first try that is not one of `again`."""
-        give_up_s, pause_s, tries = time.monotonic() + self._conf.patience_s, PAUSE_S, 0
-        while True:
-            tries += 1
+
+        async def once() -> ModelReply:
             replica = self._choose(session_id)
-            try:
-                reply = await self._try(replica, body)
-                self._homes[session_id] = replica
-                return _noted(reply, replica.url, tries)
-            except again as exc:
-                wait_s = max(getattr(exc, "pause_s", 0.0), pause_s * random.uniform(0.5, 1.5))
-                if time.monotonic() + wait_s > give_up_s:
-                    raise ModelError(self._safe(f"{exc}; gave up after {tries} tries")) from None
-            await asyncio.sleep(wait_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            reply = await self._try(replica, body)
+            self._homes[session_id] = replica
+            return replace(reply, endpoint=replica.url)
+
+        return await persist(once, self._conf.patience_s, again, self._safe)
 
     def forget(self, session_id: str) -> None:
         """The rollout is over."""
@@ -207,7 +224,3 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 def _retry_after_s(text: str) -> float:
     return min(float(text), 120.0) if text.replace(".", "", 1).isdigit() else 0.0
-
-
-def _noted(reply: ModelReply, endpoint: str, tries: int) -> ModelReply:
-    return replace(reply, endpoint=endpoint, tries=tries)

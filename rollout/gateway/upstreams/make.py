@@ -4,8 +4,11 @@ from rollout.errors import ConfigError
 from rollout.gateway.base import Upstream
 from rollout.gateway.settings import ModelPlan
 from rollout.gateway.upstreams.anthropic import AnthropicUpstream
+from rollout.gateway.upstreams.litellm import LiteLLMUpstream
 from rollout.gateway.upstreams.openai import OpenAIUpstream
 from rollout.gateway.upstreams.scripted import ScriptedUpstream
+
+KINDS = ("openai", "anthropic", "litellm", "scripted")
 
 
 def make_upstream(plan: ModelPlan) -> Upstream:
@@ -14,6 +17,8 @@ def make_upstream(plan: ModelPlan) -> Upstream:
         return OpenAIUpstream(plan.conf)
     if plan.conf.kind == "anthropic":
         return AnthropicUpstream(plan.conf)
+    if plan.conf.kind == "litellm":
+        return LiteLLMUpstream(plan.conf)
     if plan.conf.kind == "scripted":
         return ScriptedUpstream(plan.conf.name, plan.script, capture=plan.conf.capture)
-    raise ConfigError(f"model.kind: {plan.conf.kind!r} is none of openai, anthropic, scripted")
+    raise ConfigError(f"model.kind: {plan.conf.kind!r} is none of {', '.join(KINDS)}")
