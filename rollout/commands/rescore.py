@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollout import build
@@ -79,8 +79,10 @@ def rescoring(
     if swept and any(_root(word) == "scorer" for word in overrides):
         raise ConfigError(f"scorer: {conf.name} sweeps over {', '.join(swept)}; leave scorer out")
     saved = copy.deepcopy(source.saved)
+    # What these words mean on their own: the tasks and the agent stay the source's.
+    asked = compose(["task=quickstart", "agent=nop", *overrides], config_dir).saved["config"]
     for node in (saved["config"], *(arm["config"] for arm in saved["arms"])):
-        _lay(node, overrides, config_dir)
+        _lay(node, asked, overrides)
     saved["config"]["keep_on"] = []
     saved["config"]["name"] = name
     saved["config"]["rescore"] = {
@@ -96,9 +98,8 @@ def rescoring(
     return made
 
 
-def _lay(node: dict[str, Any], overrides: Sequence[str], config_dir: str | None) -> None:
-    """What these words mean, on their own, over what is in `node`; a scorer is taken as a whole."""
-    asked = compose(["task=quickstart", "agent=nop", *overrides], config_dir).saved["config"]
+def _lay(node: dict[str, Any], asked: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """What `overrides` name goes from `asked` over `node`; a scorer does as a whole."""
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
         root, _, below = key.partition(".")

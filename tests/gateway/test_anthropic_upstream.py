@@ -214,6 +214,22 @@ async def test_what_it_refuses_is_told_at_once(code: int, text: str, kind: str) 
     assert (told.value.kind, len(server.bodies)) == (kind, 1)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": ({"type": "function", "function": "x"},)},
+        {"tool_choice": {"function": "x"}, "tools": ({},)},
+        {"messages": (Message(role="user", content_parts='[{"type":"image_url","image_url":1}]'),)},
+        {"sampling": {"stop": 5}},
+    ],
+)
+async def test_what_a_harness_says_in_no_known_shape_is_refused(more: dict[str, Any]) -> None:
+    async with asked(whole) as (server, upstream):
+        with pytest.raises(CallRefused) as told:
+            await upstream.complete(replace(CALL, **more), "s")
+    assert (told.value.kind, server.bodies) == ("invalid", [])
+
+
 async def test_its_key_is_in_no_error() -> None:
     async with asked(status(401, f"bad {KEY}"), key_env="MODEL_KEY") as (_, upstream):
         with pytest.raises(ModelError, match=r"bad ….*key_env") as told:

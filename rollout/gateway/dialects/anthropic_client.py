@@ -7,7 +7,7 @@ from typing import Any
 
 from rollout.gateway.base import ANTHROPIC, CallRefused, ModelCall, ModelReply, Usage
 from rollout.gateway.dialects.anthropic import STOPS, read_message
-from rollout.gateway.dialects.fields import chosen, items, loaded
+from rollout.gateway.dialects.fields import chosen, invalid, items, loaded
 from rollout.types import Message
 
 MAX_TOKENS = 8_192
@@ -20,7 +20,17 @@ Block = dict[str, Any]
 
 
 def to_anthropic_request(call: ModelCall, model: str) -> dict[str, Any]:
-    """The body that asks for the call's reply. Never streaming: the whole reply is what we keep."""
+    """The body that asks for the call's reply. Never streaming: the whole reply is what we keep.
+
+    CallRefused of kind `invalid` for parts and tools of a shape that nobody knows.
+    """
+    try:
+        return _request(call, model)
+    except (AttributeError, LookupError, TypeError, ValueError) as exc:
+        raise invalid(f"the call cannot be put in the messages API's words: {exc!r}") from exc
+
+
+def _request(call: ModelCall, model: str) -> dict[str, Any]:
     if call.dialect == ANTHROPIC and call.raw:
         return {**{k: v for k, v in call.raw.items() if k != "stream"}, "model": model}
     body: dict[str, Any] = {"model": model, "messages": list(_turns(call.messages))}
