@@ -126,6 +126,18 @@ async def test_patience_ends_and_the_key_is_in_no_error(caplog: pytest.LogCaptur
     assert len(server.bodies) > 2
 
 
+@pytest.mark.parametrize("before", [494, 500, 506])
+async def test_no_piece_of_the_key_is_in_a_long_error(before: int) -> None:
+    long = f"{'.' * (before - len(KEY) // 2)}{KEY}{'.' * 900}"
+    async with endpoint(status(401, long)) as server:
+        settings = conf(server.url, key_env="MODEL_KEY")
+        async with OpenAIUpstream(settings) as upstream:
+            with pytest.raises(ModelError, match="left out") as told:
+                await upstream.complete(CALL, "s")
+    assert "sk-" not in str(told.value)
+    assert "secret" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("code", "text", "kind"),
     [

@@ -197,7 +197,8 @@ class HttpUpstream(ABC):
         return reply
 
     def _failure(self, where: str, response: aiohttp.ClientResponse, data: bytes) -> Exception:
-        said = self._safe(clip(data.decode(errors="replace"), 1_000))
+        # In this order: clipped first, half of a key would stay.
+        said = clip(self._safe(data.decode(errors="replace")), 1_000)
         told = f"{where}: status {response.status}: {said}"
         if response.status in AGAIN or response.status >= 500:
             return Unlucky(told, _retry_after_s(response.headers.get("Retry-After", "")))
