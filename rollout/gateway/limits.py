@@ -134,7 +134,10 @@ class Allowances:
         limits = (conf.max_concurrent, conf.tokens_per_minute)
         if limits == (None, None):
             return upstream
-        key = (conf.kind, *(sorted(conf.urls) or [conf.name]), *limits)
+        # Without `urls` it is Anthropic's one address; of other kinds the name tells where.
+        unnamed = [] if conf.kind == "anthropic" else [conf.name]
+        where = sorted(conf.urls) or unnamed
+        key = (conf.kind, *where, *limits)
         if key not in self._of:
             self._of[key] = Allowance(
                 max_concurrent=conf.max_concurrent, tokens_per_minute=conf.tokens_per_minute

@@ -102,6 +102,17 @@ async def test_arms_of_one_endpoint_wait_in_one_line() -> None:
     assert allowances.limited(served, conf()) is served
 
 
+@pytest.mark.parametrize(("kind", "most"), [("anthropic", 2), ("litellm", 4)])
+async def test_without_urls_two_names_are_one_endpoint_where_the_kind_has_one_address(
+    kind: str, most: int
+) -> None:
+    allowances, served = Allowances(), Counting()
+    models = [ModelConf(kind=kind, name=name, max_concurrent=2) for name in ("a/x", "b/x")]
+    lines = [allowances.limited(served, model) for model in models]
+    await asyncio.gather(*(each.complete(CALL, "s") for each in lines for _ in range(10)))
+    assert served.most == most
+
+
 class Clock:
     def __init__(self) -> None:
         self.now_s = 0.0
