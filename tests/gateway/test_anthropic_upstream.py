@@ -133,6 +133,28 @@ async def test_a_conversation_in_its_own_words() -> None:
     assert "Authorization" not in server.headers[0]
 
 
+async def test_text_of_white_space_alone_is_left_out_for_the_api_refuses_it() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://pictures.example/a.png"}}
+    shown = json.dumps([{"type": "text", "text": "\n"}, picture])
+    calls = (ToolCall(id="t1", name="bash", arguments='{"command":"ls"}'),)
+    messages = (
+        Message(role="system", content=" "),
+        Message(role="user", content="\n", content_parts=shown),
+        Message(role="assistant", content="\n\n", tool_calls=calls),
+        Message(role="tool", content="\n", tool_call_id="t1"),
+    )
+    async with asked(whole) as (server, upstream):
+        await upstream.complete(replace(CALL, messages=messages), "s")
+    (body,) = server.bodies
+    assert "system" not in body
+    source = {"type": "url", "url": "https://pictures.example/a.png"}
+    assert [turn["content"] for turn in body["messages"]] == [
+        [{"type": "image", "source": source}],
+        [USED],
+        [{"type": "tool_result", "tool_use_id": "t1", "content": []}],
+    ]
+
+
 async def test_its_reply_in_ours_and_its_thoughts_sent_back_as_they_came() -> None:
     async with asked(whole) as (server, upstream):
         reply = await upstream.complete(CALL, "s")
@@ -203,6 +225,11 @@ async def test_what_may_go_better_another_time_is_tried_again(failure: Answer) -
     ("code", "text", "kind"),
     [
         (400, "prompt is too long: 208310 tokens > 200000 maximum", "context_overflow"),
+        (
+            400,
+            "input length and `max_tokens` exceed context limit: 199759 + 8192 > 200000",
+            "context_overflow",
+        ),
         (400, "max_tokens: must be positive", "invalid"),
         (413, "request_too_large", "invalid"),
     ],
@@ -235,6 +262,13 @@ async def test_its_key_is_in_no_error() -> None:
         with pytest.raises(ModelError, match=r"bad ….*key_env") as told:
             await upstream.complete(CALL, "s")
     assert KEY not in repr(told.value)
+
+
+async def test_a_key_that_was_read_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_KEY", f"{KEY}\n")
+    async with asked(whole, key_env="MODEL_KEY") as (server, upstream):
+        await upstream.complete(CALL, "s")
+    assert server.headers[0]["x-api-key"] == KEY
 
 
 def test_what_it_cannot_do_is_told_before_the_run_and_its_address_is_known() -> None:

@@ -34,7 +34,7 @@ def _request(call: ModelCall, model: str) -> dict[str, Any]:
     if call.dialect == ANTHROPIC and call.raw:
         return {**{k: v for k, v in call.raw.items() if k != "stream"}, "model": model}
     body: dict[str, Any] = {"model": model, "messages": list(_turns(call.messages))}
-    if system := "\n\n".join(m.content for m in call.messages if m.role in ("system", "developer")):
+    if system := "\n\n".join(_rules(call.messages)):
         body["system"] = system
     if call.tools:
         body["tools"] = [_tool(tool) for tool in call.tools]
@@ -67,6 +67,13 @@ def from_anthropic_reply(body: Mapping[str, Any]) -> ModelReply:
         raise CallRefused(f"the endpoint's reply is no message: {exc!r}") from exc
 
 
+def _rules(messages: Iterable[Message]) -> Iterator[str]:
+    """The system prompts."""
+    for message in messages:
+        if message.role in ("system", "developer") and message.content.strip():
+            yield message.content
+
+
 def _turns(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
     """The conversation without its system prompts; what tools gave is said by the user, at once."""
     role, blocks = "", list[Block]()
@@ -86,21 +93,25 @@ def _turns(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
 def _blocks(message: Message) -> list[Block]:
     if message.role == "assistant":
         said: list[Block] = [part for part in _parts(message) if part.get("type") in THOUGHTS]
-        if message.content:
-            said.append({"type": "text", "text": message.content})
+        said += _plain(message.content)
         for call in message.tool_calls:
             given = {"id": call.id, "name": call.name, "input": loaded(call.arguments)}
             said.append({"type": "tool_use", **given})
         return said
-    content = [_shown(part) for part in _parts(message)] or _plain(message.content)
+    parts = [part for part in _parts(message) if not _is_blank(part)]
+    content = [_shown(part) for part in parts] or _plain(message.content)
     if message.role == "tool":
         return [{"type": "tool_result", "tool_use_id": message.tool_call_id, "content": content}]
     return content
 
 
 def _plain(text: str) -> list[Block]:
-    """The API takes no empty text."""
-    return [{"type": "text", "text": text}] if text else []
+    """The API refuses a whole call for one text that is empty, or white space alone."""
+    return [{"type": "text", "text": text}] if text.strip() else []
+
+
+def _is_blank(part: Mapping[str, Any]) -> bool:
+    return part.get("type") == "text" and not str(part.get("text", "")).strip()
 
 
 def _parts(message: Message) -> list[Block]:

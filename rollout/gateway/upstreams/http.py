@@ -25,7 +25,10 @@ REPLY_LIMIT_BYTES = 64 << 20
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 REST_S = 10.0
 """For a replica that failed; doubled with each further failure, up to a minute."""
-TOO_LONG = ("context_length_exceeded", "maximum context length", "context length", "too long")
+TOO_LONG = (
+    *("context_length_exceeded", "maximum context length", "context length", "too long"),
+    "exceed context limit",  # Anthropic's, where the prompt and max_tokens together do
+)
 AGAIN = frozenset({408, 409, 425, 429})
 """With every 5xx: may go better another time."""
 
@@ -114,7 +117,8 @@ class HttpUpstream(ABC):
     async def __aenter__(self) -> Self:
         """ConfigError where the key is not in this worker's environment, or of `probe`."""
         if self._conf.key_env is not None:
-            self._key = os.environ.get(self._conf.key_env, "")
+            # A key read from a file often ends in a newline, which no header may hold.
+            self._key = os.environ.get(self._conf.key_env, "").strip()
             if not self._key:
                 raise ConfigError(f"model.key_env: {self._conf.key_env} is not set in the worker")
         self._http = aiohttp.ClientSession(
