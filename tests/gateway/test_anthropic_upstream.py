@@ -173,6 +173,24 @@ async def test_its_reply_in_ours_and_its_thoughts_sent_back_as_they_came() -> No
     assert said["content"] == "look"
 
 
+async def test_thoughts_between_other_blocks_go_back_in_their_places() -> None:
+    later = {"type": "thinking", "thinking": "so", "signature": "bGF0ZXI="}
+    blocks = [THINKING, {"type": "text", "text": "look"}, later, USED]
+
+    async def between(request: web.Request) -> web.StreamResponse:
+        return web.json_response({**WHOLE, "content": blocks})
+
+    async with asked(between) as (server, upstream):
+        reply = await upstream.complete(CALL, "s")
+        talk = (*CALL.messages, reply.message, Message(role="tool", content="a", tool_call_id="t1"))
+        await upstream.complete(replace(CALL, messages=talk), "s")
+    assert (reply.message.content, reply.message.reasoning_content) == ("look", "hmso")
+    assert [call.id for call in reply.message.tool_calls] == ["t1"]
+    assert server.bodies[1]["messages"][1] == {"role": "assistant", "content": blocks}
+    (said,) = to_chat_request(replace(CALL, messages=(reply.message,)), "m")["messages"]
+    assert (said["content"], len(said["tool_calls"])) == ([{"type": "text", "text": "look"}], 1)
+
+
 @pytest.mark.parametrize(
     ("stop", "reason"),
     [

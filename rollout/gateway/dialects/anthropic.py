@@ -128,8 +128,12 @@ def read_message(given: Mapping[str, Any]) -> Iterator[Message]:
 
 
 def _thoughts(blocks: Sequence[Mapping[str, Any]]) -> str | None:
-    """As they came, with what proves them to the API, which wants them back in later calls."""
-    proved = [dict(b) for b in blocks if b.get("signature") or b.get("type") == REDACTED]
+    """As they came, with what proves them to the API, which wants them back in later calls; where
+    something else was said between them, with that, for it wants them back in their places."""
+    said = [block for block in blocks if block.get("type") != "thinking" or block.get("signature")]
+    proved = [block for block in said if block.get("signature") or block.get("type") == REDACTED]
+    if proved != said[: len(proved)]:
+        return as_json(said)
     return as_json(proved) if proved else None
 
 

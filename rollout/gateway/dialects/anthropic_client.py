@@ -92,7 +92,10 @@ def _turns(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
 
 def _blocks(message: Message) -> list[Block]:
     if message.role == "assistant":
-        said: list[Block] = [part for part in _parts(message) if part.get("type") in THOUGHTS]
+        kept = [part for part in _parts(message) if not _is_blank(part)]
+        said: list[Block] = [part for part in kept if part.get("type") in THOUGHTS]
+        if said and said != kept:
+            return kept  # thoughts between other blocks: all of them are there
         said += _plain(message.content)
         for call in message.tool_calls:
             given = {"id": call.id, "name": call.name, "input": loaded(call.arguments)}
