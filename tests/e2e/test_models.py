@@ -46,13 +46,21 @@ class Endpoint(BaseHTTPRequestHandler):
     """Answers every call, and notes the key it was asked with."""
 
     keys: ClassVar[list[str]] = []
+    rejects = False
+    """Says no, and repeats the key."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.keys.append(self.headers["Authorization"])
+        key = self.headers["Authorization"] or self.headers["x-api-key"]
+        self.keys.append(key)
         message = {"role": "assistant", "content": "hello"}
-        said = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
-        self.send_response(200)
+        told: dict[str, Any] = {"choices": [{"message": message, "finish_reason": "stop"}]}
+        if self.path.endswith("/messages"):
+            told = {"content": [{"type": "text", "text": "hello"}], "stop_reason": "end_turn"}
+        if self.rejects:
+            told = {"error": f"{'.' * (496 - len(key))}{key}{'.' * 900}"}  # where it is clipped
+        said = json.dumps(told).encode()
+        self.send_response(401 if self.rejects else 200)
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
         self.wfile.write(said)
@@ -184,14 +192,18 @@ def test_the_experiment_for_training_runs_against_a_script(tmp_path: Path) -> No
         assert "freeze" in phases
 
 
-def test_the_key_is_the_workers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("model", "before"), [("openai", "Bearer "), ("anthropic", "")])
+def test_the_key_is_the_workers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, before: str
+) -> None:
     monkeypatch.setenv("MODEL_KEY", KEY)
+    Endpoint.keys.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         done = start(
             tmp_path, "agent=command", "agent.name=look", f"agent.command={quoted(LOOK)}",
-            "model=openai", "model.name=m", "model.key_env=MODEL_KEY", "keep_on=[all]",
+            f"model={model}", "model.name=m", "model.key_env=MODEL_KEY", "keep_on=[all]",
             f"model.urls=[http://127.0.0.1:{server.server_port}/v1]",
         )  # fmt: skip
     finally:
@@ -199,13 +211,37 @@ def test_the_key_is_the_workers_alone(tmp_path: Path, monkeypatch: pytest.Monkey
         server.server_close()
     assert done.returncode == 0, done.stderr
     assert {row["outcome"] for row in rows(tmp_path)} == {"ok"}, rows(tmp_path)[0]["error_message"]
-    assert {f"Bearer {KEY}"} == set(Endpoint.keys)
+    assert {f"{before}{KEY}"} == set(Endpoint.keys)
     written = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     states = [path for path in written if path.name.endswith("state.tar.gz")]
     assert states
     assert [path for path in states if KEY.encode() in gzip.decompress(path.read_bytes())] == []
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []
     assert KEY not in repr(rows(tmp_path)) + done.stdout + done.stderr
+
+
+class Rejecting(Endpoint):
+    rejects = True
+
+
+@pytest.mark.parametrize("model", ["openai", "anthropic"])
+def test_nor_is_a_piece_of_it_where_the_endpoint_repeats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.setenv("MODEL_KEY", KEY)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Rejecting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = start(
+            tmp_path, f"model={model}", "model.name=m", "model.key_env=MODEL_KEY",
+            f"model.urls=[http://127.0.0.1:{server.server_port}/v1]", "retry.max_attempts=1",
+        )  # fmt: skip
+        server.shutdown()
+    told = rows(tmp_path)
+    assert {row["outcome"] for row in told} == {"model_error"}, done.stderr
+    assert "status 401" in told[0]["error_message"]
+    written = repr(told) + done.stdout + done.stderr
+    for piece in ("sk-v", "very-", "secret"):
+        assert piece not in written
 
 
 def quoted(text: str) -> str:
