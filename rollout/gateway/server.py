@@ -19,6 +19,7 @@ from rollout.gateway.base import CallRefused, Dialect, ModelReply
 from rollout.gateway.dialects.anthropic import Anthropic
 from rollout.gateway.dialects.chat import Chat
 from rollout.gateway.dialects.responses import Responses
+from rollout.gateway.reach import remote_address
 from rollout.gateway.session import Session
 
 BODY_LIMIT_BYTES = 16 << 20
@@ -111,6 +112,10 @@ class _Line:
         call = dialect.read(body)
         if len(call.messages) > MOST_MESSAGES:
             raise CallRefused(f"more than {MOST_MESSAGES} messages", "too_large")
+        if address := remote_address(body):
+            raise CallRefused(
+                f"{address[:200]!r} would be fetched by the endpoint; send data: URLs", "invalid"
+            )
         if not call.stream:
             return web.json_response(dialect.answer(call, await self._session.complete(call)))
         asking = asyncio.ensure_future(self._session.complete(call))

@@ -8,6 +8,7 @@ from typing import Any
 from rollout.gateway.base import ANTHROPIC, CallRefused, ModelCall, ModelReply, Usage
 from rollout.gateway.dialects.anthropic import STOPS, read_message
 from rollout.gateway.dialects.fields import chosen, invalid, items, loaded
+from rollout.gateway.reach import without_providers_tools
 from rollout.types import Message
 
 MAX_TOKENS = 8_192
@@ -32,7 +33,8 @@ def to_anthropic_request(call: ModelCall, model: str) -> dict[str, Any]:
 
 def _request(call: ModelCall, model: str) -> dict[str, Any]:
     if call.dialect == ANTHROPIC and call.raw:
-        return {**{k: v for k, v in call.raw.items() if k != "stream"}, "model": model}
+        raw = without_providers_tools(call.raw)
+        return {**{k: v for k, v in raw.items() if k != "stream"}, "model": model}
     body: dict[str, Any] = {"model": model, "messages": list(_turns(call.messages))}
     if system := "\n\n".join(_rules(call.messages)):
         body["system"] = system

@@ -8,6 +8,7 @@ from typing import Any
 
 from rollout.gateway.base import CHAT, CallRefused, ModelCall, ModelReply, Usage
 from rollout.gateway.dialects.fields import as_json, chosen, invalid, items, joined, text
+from rollout.gateway.reach import without_providers_tools
 from rollout.types import Message, ToolCall
 
 SAMPLING = (
@@ -98,7 +99,8 @@ def to_chat_request(call: ModelCall, model: str) -> dict[str, Any]:
     """The body that asks for the call's reply. Never streaming: the whole reply is what we keep."""
     if call.dialect == CHAT and call.raw:
         left_out = ("stream", "stream_options")
-        return {**{k: v for k, v in call.raw.items() if k not in left_out}, "model": model}
+        raw = without_providers_tools(call.raw)
+        return {**{k: v for k, v in raw.items() if k not in left_out}, "model": model}
     body: dict[str, Any] = {"model": model, "messages": [_wire(m) for m in call.messages]}
     if call.tools:
         body["tools"] = list(call.tools)

@@ -31,7 +31,7 @@ class LiteLLMUpstream:
         except ImportError as exc:
             raise ConfigError(f"model=litellm: {exc}; pip install 'rollout[litellm]'") from exc
         if self._conf.key_env is not None:
-            self._key = os.environ.get(self._conf.key_env, "")
+            self._key = os.environ.get(self._conf.key_env, "").strip()
             if not self._key:
                 raise ConfigError(f"model.key_env: {self._conf.key_env} is not set in the worker")
         self._lib.telemetry = False
