@@ -65,6 +65,7 @@ AT_MOST = {
     "executor.dashboard_port": 65_535,
     "keep_limit_mb": KEEP_LIMIT_MAX_MB,
 }
+HEADER = re.compile(r"[A-Za-z0-9-]{1,100}")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -122,6 +123,13 @@ def model_problems(model: ModelConf, budget: BudgetConf) -> list[str]:
         )
     if model.kind == "litellm" and len(model.urls) > 1:
         found.append("model.urls: model=litellm takes one at most")
+    found += [
+        f"model.headers.{name}: must be a header's name and one line of text, and hold no key"
+        for name, value in model.headers.items()
+        if not HEADER.fullmatch(name)
+        or not str(value).isprintable()
+        or name.lower() in ("authorization", "x-api-key", "api-key")
+    ]
     if model.capture == "tokens":
         found += [
             f"model.sampling.{key}: {value!r} would change what log probabilities are of; "

@@ -131,7 +131,7 @@ def spelled_for_hydra(overrides: Sequence[str]) -> list[str]:
 
 
 _IMAGES = r"task\.images|blueprint\.dockerfile\.images"
-_OPEN_MAPS = r"sweep\.|blueprint\.(?:env|secrets|dockerfile\.args)(?=[.=])"
+_OPEN_MAPS = r"sweep\.|(?:model\.headers|blueprint\.(?:env|secrets|dockerfile\.args))(?=[.=])"
 """Where any key may stand, which to Hydra is one to be added."""
 
 

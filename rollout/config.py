@@ -276,6 +276,8 @@ class ModelConf:
     own."""
     key_env: str | None = None
     """The variable, of each worker's environment, that holds the key. It enters no sandbox."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent with each call, such as `anthropic-beta`; no key, for they are kept with the dataset."""
     sampling: dict[str, Any] = field(default_factory=dict)
     """`temperature`, `max_tokens` and others, by the endpoint's own names, laid over what the agent
     asks."""

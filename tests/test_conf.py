@@ -295,3 +295,8 @@ def test_a_config_may_be_made_in_python() -> None:
     base.sweep = {"agent": ["oracle"]}
     with pytest.raises(ConfigError, match="overrides"):
         composed_of(base)
+
+
+def test_headers_of_a_model_need_no_plus() -> None:
+    words = ["model=anthropic", "model.name=m", "model.headers.anthropic-beta='a-1,b-2'"]
+    assert compose(words).points[0].conf.model.headers == {"anthropic-beta": "a-1,b-2"}

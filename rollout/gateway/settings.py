@@ -54,6 +54,8 @@ def model_record(model: ModelConf, budget: BudgetConf) -> str:
         "sampling": model.sampling,
         "budget": {name: value for name, value in vars(budget).items() if value is not None},
     }
+    if model.headers:
+        said["headers"] = model.headers
     if model.capture != "text":
         said["capture"] = [model.capture, model.realign_tokens]
     if plan.script:

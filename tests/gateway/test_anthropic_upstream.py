@@ -289,6 +289,21 @@ async def test_a_key_that_was_read_from_a_file(monkeypatch: pytest.MonkeyPatch) 
     assert server.headers[0]["x-api-key"] == KEY
 
 
+async def test_headers_of_the_config_go_with_each_call() -> None:
+    async with asked(whole, headers={"anthropic-beta": "a-1,b-2"}) as (server, upstream):
+        await upstream.complete(CALL, "s")
+    assert server.headers[0]["anthropic-beta"] == "a-1,b-2"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("X-Api-Key", "x"), ("authorization", "x"), ("a b", "x"), ("a", "x\ny")]
+)
+def test_a_header_that_is_none_or_holds_a_key_is_refused(name: str, value: str) -> None:
+    settings = ModelConf(kind="anthropic", name="m", headers={name: value})
+    (told,) = model_problems(settings, BudgetConf())
+    assert told.startswith(f"model.headers.{name}: must be")
+
+
 def test_what_it_cannot_do_is_told_before_the_run_and_its_address_is_known() -> None:
     settings = ModelConf(kind="anthropic", name="m")
     assert model_problems(settings, BudgetConf()) == []

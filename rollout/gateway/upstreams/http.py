@@ -122,7 +122,7 @@ class HttpUpstream(ABC):
             if not self._key:
                 raise ConfigError(f"model.key_env: {self._conf.key_env} is not set in the worker")
         self._http = aiohttp.ClientSession(
-            headers=self.headers(self._key),
+            headers={**self._conf.headers, **self.headers(self._key)},
             connector=aiohttp.TCPConnector(limit=0),
             auto_decompress=True,
         )

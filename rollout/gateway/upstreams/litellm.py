@@ -45,6 +45,8 @@ class LiteLLMUpstream:
         body = {**to_chat_request(call, self._conf.name), **self._conf.sampling}
         more: dict[str, Any] = {"timeout": self._conf.timeout_s, "num_retries": 0}
         more |= {"max_retries": 0, "drop_params": True}
+        if self._conf.headers:
+            more["extra_headers"] = self._conf.headers
         if self._key:
             more["api_key"] = self._key
         if self._conf.urls:
