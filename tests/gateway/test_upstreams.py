@@ -3,6 +3,8 @@
 import asyncio
 import json
 import pickle
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -272,3 +274,20 @@ def test_no_kind_that_is_not_there() -> None:
     assert plan is not None
     with pytest.raises(ConfigError, match="none of openai, anthropic, litellm, scripted"):
         make_upstream(plan)
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("0.5", 0.5, 0.5), ("7", 7, 7), ("9999", 120, 120), ("-3", 0, 0), ("nan", 0, 0),
+        ("inf", 0, 0), ("", 0, 0), ("soon", 0, 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 120, 120), ("Fri, 31 Dec 9999 23:59:59", 0, 120),
+    ],
+)  # fmt: skip
+def test_when_to_come_again(text: str, least: float, most: float) -> None:
+    assert least <= upstreams._retry_after_s(text) <= most
+
+
+def test_when_to_come_again_may_be_a_date() -> None:
+    then = datetime.now(UTC) + timedelta(seconds=30)
+    assert 28 < upstreams._retry_after_s(format_datetime(then, usegmt=True)) <= 30

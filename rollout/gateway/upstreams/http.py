@@ -6,12 +6,15 @@ The key is added here, on the way out; no error text, log or record ever holds i
 
 import asyncio
 import json
+import math
 import os
 import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
 import aiohttp
@@ -23,6 +26,7 @@ from rollout.transcript import clip
 
 REPLY_LIMIT_BYTES = 64 << 20
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+LONGEST_RETRY_AFTER_S = 120.0
 REST_S = 10.0
 """For a replica that failed; doubled with each further failure, up to a minute."""
 TOO_LONG = (
@@ -228,4 +232,12 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _retry_after_s(text: str) -> float:
-    return min(float(text), 120.0) if text.replace(".", "", 1).isdigit() else 0.0
+    """Seconds, or a date; 0 for what is neither."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        except (TypeError, ValueError):  # no date, or one without a zone
+            return 0.0
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S) if math.isfinite(seconds) else 0.0
