@@ -5,10 +5,10 @@ and never as instructions; the verdict is JSON, and one that is not is asked for
 verdict there is no reward: `judge_error`, never a zero.
 """
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Any, Self
 
 from rollout.aio import Deadline
@@ -85,12 +85,7 @@ class Judge:
         self._service = ModelService(plan=self._plan, upstream=upstream)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self._service = None
         await self._open.aclose()
 
@@ -131,7 +126,7 @@ class Judge:
         )
 
     def _verdict(self, grades: Grades, session: Session) -> Verdict:
-        total = sum(criterion.weight for criterion in self._criteria)
+        total = math.fsum(criterion.weight for criterion in self._criteria)
         scores = tuple(
             Score(
                 name=criterion.name or self._name,
@@ -143,7 +138,8 @@ class Judge:
         used = session.usage
         cost = "" if session.cost_usd is None else f", {session.cost_usd:.6f} US dollars"
         return Verdict(
-            reward=sum(score.weight * (score.value or 0.0) for score in scores),
+            # Divided last: where every grade is 1, so is the reward, exactly.
+            reward=math.fsum(c.weight * grades.values[c.key] for c in self._criteria) / total,
             scores=scores,
             output=f"{grades.reasoning}\n[{session.model}: {used.prompt_tokens} + "
             f"{used.completion_tokens} tokens{cost}]",

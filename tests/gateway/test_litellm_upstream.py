@@ -12,7 +12,8 @@ import pytest
 from rollout.checks import model_problems
 from rollout.config import BudgetConf, ModelConf
 from rollout.errors import ConfigError, ModelError
-from rollout.gateway.base import CallRefused
+from rollout.gateway.base import CallRefused, ModelCall
+from rollout.gateway.dialects.chat import Chat
 from rollout.gateway.upstreams import http as upstreams
 from rollout.gateway.upstreams.litellm import LiteLLMUpstream
 from rollout.types import Message
@@ -75,6 +76,34 @@ async def test_what_is_refused_is_told_at_once_and_holds_no_key() -> None:
         with pytest.raises(ModelError, match="key_env") as failed:
             await upstream.complete(CALL, "s")
     assert KEY not in repr(failed.value)
+
+
+HOSTILE = {
+    "api_base": "http://thief.example", "base_url": "http://thief.example", "api_key": "mine",
+    "custom_llm_provider": "thief", "mock_response": "yes", "fallbacks": ["x"], "model_list": [{}],
+    "extra_headers": {"a": "b"}, "metadata": {}, "callbacks": ["x"], "odd": 1,
+}  # fmt: skip
+"""Of a body, what to the library would be orders."""
+
+
+def hostile_call() -> ModelCall:
+    said = [{"role": "user", "content": "hi"}]
+    return Chat().read({"model": "x", "messages": said, "temperature": 0.1, **HOSTILE})
+
+
+def test_a_harness_gives_the_library_no_orders() -> None:
+    asked = LiteLLMUpstream(ModelConf(kind="litellm", name="x/y")).arguments(hostile_call())
+    assert not asked.keys() & HOSTILE.keys()
+    assert (asked["model"], asked["temperature"]) == ("x/y", 0.1)
+
+
+@noisy
+@installed
+async def test_nor_learns_the_key() -> None:
+    async with asked(whole) as (server, upstream):
+        reply = await upstream.complete(hostile_call(), "s")
+    assert reply.message.content == "hello"
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
 
 
 @pytest.mark.skipif(find_spec("litellm") is not None, reason="litellm is there")

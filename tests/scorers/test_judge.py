@@ -80,6 +80,12 @@ class TestVerdicts:
         assert found.reward == 0.75
         assert [(score.name, score.value) for score in found.scores] == [("form", 1), ("mood", 0)]
 
+    async def test_all_met_is_exactly_one_however_many_they_are(self, box: Sandbox) -> None:
+        for weights in ([1.0] * 10, [0.1] * 7, [0.3, 0.7, 1.1]):
+            rubric = {f"c{n}": {"text": "x", "weight": w} for n, w in enumerate(weights)}
+            found, _ = await asked(box, says(verdict(dict.fromkeys(rubric, 1))), rubric=rubric)
+            assert found.reward == 1.0
+
     async def test_what_is_no_verdict_is_asked_for_again_with_the_reason(
         self, box: Sandbox
     ) -> None:

@@ -1,6 +1,7 @@
 """Any provider that LiteLLM knows, by its name there: `provider/model`. An extra of ours."""
 
 import os
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -42,20 +43,26 @@ class LiteLLMUpstream:
 
     async def complete(self, call: ModelCall, session_id: str) -> ModelReply:
         """See `base.Upstream`; tried until `model.patience_s` is over."""
-        body = {**to_chat_request(call, self._conf.name), **self._conf.sampling}
-        more: dict[str, Any] = {"timeout": self._conf.timeout_s, "num_retries": 0}
-        more |= {"max_retries": 0, "drop_params": True}
-        if self._conf.headers:
-            more["extra_headers"] = self._conf.headers
-        if self._key:
-            more["api_key"] = self._key
-        if self._conf.urls:
-            more["api_base"] = self._conf.urls[0]
+        asked = self.arguments(call)
 
         async def once() -> ModelReply:
-            return await self._once({**body, **more})
+            return await self._once(asked)
 
         return await persist(once, self._conf.patience_s, (Unlucky,), self._safe)
+
+    def arguments(self, call: ModelCall) -> dict[str, Any]:
+        """Of the library's function. Never the body as it came: a field of it could be `api_base`,
+        and a harness be sent our key."""
+        asked = {**to_chat_request(replace(call, raw={}), self._conf.name), **self._conf.sampling}
+        asked |= {"timeout": self._conf.timeout_s, "drop_params": True}
+        asked |= {"num_retries": 0, "max_retries": 0}
+        if self._conf.headers:
+            asked["extra_headers"] = self._conf.headers
+        if self._key:
+            asked["api_key"] = self._key
+        if self._conf.urls:
+            asked["api_base"] = self._conf.urls[0]
+        return asked
 
     async def _once(self, asked: dict[str, Any]) -> ModelReply:
         try:
