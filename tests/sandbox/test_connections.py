@@ -177,6 +177,10 @@ class TestTheWire:
         twice = self.request(wire.ExecFlag.KEEP)
         assert EXIT not in self.exchange(box, twice, twice)
 
+    def test_half_a_frame_beside_a_request_is_no_part_of_the_next(self, box: Box) -> None:
+        answer = self.exchange(box, self.request(wire.ExecFlag.KEEP), b"\x01\x00")
+        assert answer.endswith(EXIT)
+
     def test_it_takes_any_request_after_its_execs(self, box: Box) -> None:
         with box.raw() as sock:
             for _ in range(3):
