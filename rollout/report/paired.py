@@ -29,12 +29,31 @@ class Difference:
     higher: int
     """Tasks on which the arm's mean reward is above that of the first."""
     lower: int
+    unscored: int = 0
+    """Rollouts of both arms that have no reward, and so are in none of these numbers."""
 
 
-def differences(scored: pa.Table, arms: Sequence[str]) -> tuple[Difference, ...]:
-    """Each arm against the first, out of rows that have a reward; none where there is one arm."""
-    means = {arm: _task_means(scored.filter(pc.equal(scored["arm"], arm))) for arm in arms}
-    return tuple(_difference(arm, arms[0], means[arm], means[arms[0]]) for arm in arms[1:])
+def differences(rows: pa.Table, arms: Sequence[str]) -> tuple[Difference, ...]:
+    """Each arm against the first; none where there is one arm.
+
+    Rows whose reward is null are left out, and counted: an arm that loses its hard tasks to
+    failures of ours would else look as sure as one that was judged on all of them.
+    """
+    sides = {arm: _side(rows.filter(pc.equal(rows["arm"], arm))) for arm in arms}
+    return tuple(_difference(arm, arms[0], sides[arm], sides[arms[0]]) for arm in arms[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What is to be known of one arm."""
+
+    means: dict[str, float]
+    """Task to its mean reward over samples."""
+    unscored: int
+
+
+def _side(rows: pa.Table) -> _Side:
+    return _Side(_task_means(rows.filter(pc.is_valid(rows["reward"]))), rows["reward"].null_count)
 
 
 def _task_means(rows: pa.Table) -> dict[str, float]:
@@ -44,11 +63,11 @@ def _task_means(rows: pa.Table) -> dict[str, float]:
     return dict(zip(map(str, names), (sums / counts).tolist(), strict=True))
 
 
-def _difference(
-    arm: str, against: str, means: dict[str, float], others: dict[str, float]
-) -> Difference:
-    common = sorted(means.keys() & others.keys())
-    found: Floats = np.array([means[task] - others[task] for task in common], dtype=np.float64)
+def _difference(arm: str, against: str, side: _Side, first: _Side) -> Difference:
+    common = sorted(side.means.keys() & first.means.keys())
+    found: Floats = np.array(
+        [side.means[task] - first.means[task] for task in common], dtype=np.float64
+    )
     return Difference(
         arm=arm,
         against=against,
@@ -57,6 +76,7 @@ def _difference(
         interval=_interval(found),
         higher=int((found > 0).sum()),
         lower=int((found < 0).sum()),
+        unscored=side.unscored + first.unscored,
     )
 
 

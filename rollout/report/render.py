@@ -87,12 +87,12 @@ def difference_table(differences: Sequence[Difference]) -> Table:
     """Each arm against the first, on the tasks for which both have a reward."""
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     made.add_column(f"against {printable(differences[0].against)}", overflow="fold")
-    for name in ("difference", "95 % interval", "tasks", "higher", "lower"):
+    for name in ("difference", "95 % interval", "tasks", "higher", "lower", "unscored"):
         made.add_column(name, justify="right")
     for each in differences:
         mean = UNKNOWN if each.mean is None else f"{each.mean:+.3f}"
-        counts = (str(each.tasks), str(each.higher), str(each.lower))
-        made.add_row(text(each.arm), mean, _signed(each.interval), *counts)
+        counts = (each.tasks, each.higher, each.lower, each.unscored)
+        made.add_row(text(each.arm), mean, _signed(each.interval), *map(str, counts))
     return made
 
 

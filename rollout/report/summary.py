@@ -131,7 +131,7 @@ def summarise_table(table: pa.Table, planned: Mapping[str, int], samples: int = 
     return RunSummary(
         arms=tuple(_arm(name, table, planned.get(name, 0), samples) for name in names),
         stages=_stages(table),
-        differences=differences(table.filter(_has_reward(table)), names),
+        differences=differences(_judged(table), names),
     )
 
 
@@ -166,6 +166,12 @@ def _arm(name: str, table: pa.Table, planned: int, samples: int) -> ArmSummary:
 
 def _has_reward(rows: pa.Table) -> pa.ChunkedArray:
     return pc.and_(pc.is_valid(rows["reward"]), pc.is_in(rows["outcome"], _SCORED))
+
+
+def _judged(rows: pa.Table) -> pa.Table:
+    """The rewards alone, null wherever there is none that counts."""
+    rewards = pc.if_else(_has_reward(rows), rows["reward"], None)
+    return pa.table({"arm": rows["arm"], "task_id": rows["task_id"], "reward": rewards})
 
 
 def _mean_pass_at(k: int, n: NDArray[np.int64], passed: NDArray[np.int64]) -> float | None:

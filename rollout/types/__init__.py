@@ -9,6 +9,7 @@
     workspace   Trust, Workspace: what of an agent's files its scorer gets to see
     sequences   Sequence, tokens as a trainer takes them
     trajectory  Message, Score, Phase, … and the Trajectory they make up
+    groups      Group, the samples of one arm and task
 
 What changes a result is part of a digest; what does not (executor, pool, store, retries) is not.
 """
@@ -17,6 +18,7 @@ from rollout.types.attempts import Attempt
 from rollout.types.digests import canonical_json, count_by, digest_of
 from rollout.types.endings import Outcome, ScoreMode, StopReason
 from rollout.types.files import Tree, TreeEntry
+from rollout.types.groups import Group
 from rollout.types.plan import (
     Arm,
     Lease,
@@ -64,6 +66,7 @@ __all__ = [
     "Collect",
     "Dockerfile",
     "Event",
+    "Group",
     "HealthCheck",
     "Lease",
     "Message",

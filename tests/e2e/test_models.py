@@ -97,7 +97,7 @@ def test_two_models_side_by_side(tmp_path: Path) -> None:
                  "model.price.completion=4")  # fmt: skip
     assert done.returncode == 0, done.stderr
     # The other of the two arms solves both tasks that this one does not.
-    assert re.search(r"model.script=loops.json +-1\.000 +– +2 +0 +2\n", done.stdout), done.stdout
+    assert re.search(r"model.script=loops.json +-1\.000 +– +2 +0 +2 +0\n", done.stdout), done.stdout
     loops, solves = rows(tmp_path)[:4], rows(tmp_path)[4:]
     assert {(row["outcome"], row["reward"]) for row in solves} == {("ok", 1.0)}
     assert {(row["outcome"], row["reward"]) for row in loops} == {("max_turns", 0.0)}

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from rollout.report.estimates import student_t_975
 from rollout.report.paired import Difference, differences
 
-Rows = list[tuple[str, str, float]]
+Rows = list[tuple[str, str, float | None]]
 
 
-def compared(*rows: tuple[str, str, float], arms: tuple[str, ...] = ("a", "b")) -> Difference:
+def compared(
+    *rows: tuple[str, str, float | None], arms: tuple[str, ...] = ("a", "b")
+) -> Difference:
     return differences(table(list(rows)), arms)[0]
 
 
@@ -73,13 +75,27 @@ def test_one_arm_is_compared_with_nothing_and_three_with_the_first() -> None:
     ]
 
 
+def test_what_has_no_reward_is_no_zero_and_is_told_of_both_arms() -> None:
+    found = compared(
+        ("a", "x", 0.0), ("b", "x", 1.0), ("b", "x", None),
+        ("a", "y", None), ("b", "y", 1.0),
+        ("a", "z", 1.0), ("b", "z", None), ("c", "z", None),
+    )  # fmt: skip
+    assert (found.tasks, found.mean, found.unscored) == (1, 1.0, 3)
+
+
 rewards = st.floats(-5, 5).map(lambda value: round(value, 3))
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("vwxyz"), rewards)))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from("vwxyz"), st.one_of(st.none(), rewards))
+    )
+)
 def test_the_other_way_round_it_is_the_same_with_another_sign(rows: Rows) -> None:
     one, other = compared(*rows), compared(*rows, arms=("b", "a"))
     assert (one.tasks, one.higher, one.lower) == (other.tasks, other.lower, other.higher)
+    assert one.unscored == other.unscored == sum(reward is None for _, _, reward in rows)
     if one.mean is not None and other.mean is not None:
         assert one.mean == pytest.approx(-other.mean)
     if one.interval is not None and other.interval is not None:
