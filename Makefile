@@ -7,12 +7,13 @@ ARGS ?=
 # Two tests at a time. `make unit ARGS="-n 0 -k name"` runs them one by one, as a debugger needs it.
 SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 FUZZ_S ?= 60
+SECONDS ?= 600
 # Disk limits, rootfs bases, a smaller init; and programs to be run in sandboxes. RUNLEVEL=1 keeps
 # their services from being started.
 TOOLS := btrfs-progs busybox-static debootstrap musl-tools strace tmux sudo nginx-light openssh-server postgresql
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools quickstart test check lint types unit security fuzz notebook bench docker docker-stop images \
+.PHONY: help setup tools quickstart test check lint types unit security fuzz chaos notebook bench docker docker-stop images \
 	clean
 
 help:  ## Show this help
@@ -53,6 +54,9 @@ fuzz: $(VENV)/.dev  ## Fuzz what reads hostile bytes, FUZZ_S=60 seconds each; in
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
 	for target in frames tree archive kept_state; do $(BIN)/python -m tests.security.fuzz \
 		$$target tests/security/fuzz/corpus -max_total_time=$(FUZZ_S) $(ARGS) || exit 1; done
+
+chaos: $(VENV)/.dev  ## Small sweeps made to fail by seed, for SECONDS=600; more: ARGS="--executor ray"
+	$(BIN)/python -m tests.chaos $(SECONDS) $(ARGS)
 
 notebook: $(VENV)/.dev  ## Run notebooks/first_look.ipynb on runs/quickstart
 	$(BIN)/jupyter-execute --inplace notebooks/first_look.ipynb

@@ -82,7 +82,7 @@ def _hydra(words: list[str]) -> int:
     with _hydra_raises():
         try:
             job()
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as exc:
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as exc:
             raise diagnose(exc, sys.argv[1:]) from exc
     if refused:
         raise ConfigError("\n".join(dict.fromkeys(refused)))

@@ -55,6 +55,7 @@ MAY_BE_ZERO = frozenset(
         "pool.max_spares",
         "pool.breaker_pause_s",
         "retry.backoff_s",
+        "executor.drain_s",
         "retry.storm_share",
     }
 )

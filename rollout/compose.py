@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rollout import checks, plugins
 from rollout.checks import nearest
-from rollout.compose_errors import explain
+from rollout.compose_errors import explain, known_keys
 from rollout.config import Point, RunConf, Settings, arm_name
 from rollout.errors import ConfigError
 
@@ -217,7 +217,9 @@ def _arm_config(overrides: Sequence[str], settings: Settings, recompose: Recompo
 def _with(cfg: DictConfig, settings: Settings) -> DictConfig:
     for key, value in settings:
         if "." in key:
-            OmegaConf.update(cfg, key, value)
+            # What a `_target_` takes and its file leaves out may be swept over too.
+            part, _, name = key.rpartition(".")
+            OmegaConf.update(cfg, key, value, force_add=name in known_keys(cfg, part))
     return cfg
 
 
@@ -335,6 +337,6 @@ def explained(
     """What Hydra or OmegaConf refuse inside comes out as one ConfigError."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as exc:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as exc:
         where = f"arm {arm_name(settings)}: " if settings else ""
         raise ConfigError(where + explain(exc, overrides, recompose)) from exc

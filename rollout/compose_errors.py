@@ -38,7 +38,17 @@ def explain(
         return _bad_value(error, overrides, recompose)
     if isinstance(error, ConfigCompositionException):
         return _bad_override(error, overrides, recompose)
+    below_a_list = re.match(r"invalid literal for int\(\) with base 10: '(.+)'", str(error))
+    if below_a_list:
+        return _below_a_list(below_a_list[1], overrides)
     return _first_line(error)
+
+
+def _below_a_list(name: str, overrides: Sequence[str]) -> str:
+    """A list takes numbers for keys, so OmegaConf tried to read one."""
+    word = next((word.lstrip("+") for word in overrides if f".{name}=" in word), name)
+    parent = word.partition("=")[0].removesuffix(f".{name}")
+    return f"{parent}: is a list and has no key {name!r}; take it away first: '~{parent}' '+{word}'"
 
 
 def _no_such_option(error: MissingConfigException) -> str:

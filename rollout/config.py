@@ -129,6 +129,10 @@ class ExecutorConf:
     """Rollouts in flight in one worker at most; admission may allow fewer."""
     lease_batch: int = 16
     lease_ttl_s: float = 5.0
+    """A worker that was not heard of for so long has lost what it ran."""
+    drain_s: float = 20.0
+    """What rollouts that run are given when their worker is told to end, by SIGTERM or because its
+    Ray node drains; what has not ended by then runs again elsewhere."""
     dashboard: bool = True
     dashboard_port: int = 8265
 

@@ -1,27 +1,17 @@
 """What all tests share: when one may be skipped, and a real S3 server on 127.0.0.1."""
 
 import os
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 
 from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.docker.daemon import find_daemon
 from tests.forked import Forked
+from tests.s3_server import CREDENTIALS, s3_server
 
-CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
-BUCKET = "rollout-tests"
 DEBIAN = "rollout-test-debian"
 """The image that sandboxes of the Docker engine stand on; `make images` makes it."""
 
@@ -107,36 +97,5 @@ def credentials() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_endpoint(credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a moto_server process with one bucket; ended with the session."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    output = tmp_path_factory.mktemp("moto") / "output"
-    with output.open("wb") as file:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_until_it_answers(server, port, output)
-        endpoint = f"http://127.0.0.1:{port}"
-        client = boto3.session.Session().client("s3", endpoint_url=endpoint)
-        client.create_bucket(Bucket=BUCKET)
-        client.close()
+    with s3_server(tmp_path_factory.mktemp("moto") / "output") as endpoint:
         yield endpoint
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int, output: Path) -> None:
-    give_up_s = time.monotonic() + 60
-    while time.monotonic() < give_up_s and server.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail(f"moto_server does not answer: {output.read_text()}")

@@ -153,6 +153,11 @@ def test_every_rule_about_values_names_a_key_that_exists() -> None:
         (["sweep=3"], ["sweep"]),
         (["+sweep.agent=[oracle,nopp]"], ["agent=nopp", '"nop"']),
         (["+sweep.agent=oracle"], ["sweep.agent", "list", "'oracle'"]),
+        (
+            ["+experiment=quickstart", "+sweep.agent.script=[a,b]"],
+            ["sweep.agent: is a list", "'script'", "'~sweep.agent' '+sweep.agent.script=[a,b]'"],
+        ),
+        (["agent=nop", "+sweep.agent.script=[a,b]"], ["agent.script", "unknown"]),
         (["+sweep.agent=[nop,nop]"], ["sweep.agent", "twice"]),
         (["+sweep.samples=[1,2]"], ["sweep.samples", "cannot differ"]),
         (["+sweep.engine=[native,memory]"], ["sweep.engine", "cannot differ"]),
@@ -247,6 +252,12 @@ def test_what_an_option_leaves_open_may_be_set_by_the_sweep() -> None:
     composed = compose(["agent=script", "+sweep.agent.script=['sleep 1','sleep 2']"])
     assert [point.conf.agent["script"] for point in composed.points] == ["sleep 1", "sleep 2"]
     assert restore(composed.saved) == composed
+
+
+def test_what_a_target_takes_and_its_file_leaves_out_may_be_swept_over() -> None:
+    words = ["agent=nop", "agent._target_=rollout.agents.script.Script", "+agent.script=ls"]
+    composed = compose([*words, "+sweep.agent.timeout_s=[1.0,2.0]"])
+    assert [point.conf.agent["timeout_s"] for point in composed.points] == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -11,25 +11,19 @@ that are not committed still count in `buffered_rows`.
 
 import asyncio
 import math
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
 
 from rollout.dataset.base import CommitReply, CommitRequest, Part
 from rollout.dataset.parts import check_format, make_part, writer_key
+from rollout.dataset.patience import RETRY_S, patiently
 from rollout.dataset.rows import to_batch
 from rollout.dataset.sequence_rows import to_sequence_table
 from rollout.dataset.store_base import Store, put_same
 from rollout.errors import Fenced, StoreError, boundary
 from rollout.types import Trajectory
 
-T = TypeVar("T")
-
-_PAUSE_S = 0.1
-"""Before the second try; doubled with each further one, with jitter, up to the longest."""
-_LONGEST_PAUSE_S = 5.0
 TOKEN_BYTES = 9
 """Of a sequence: an id, a log probability, a place in the mask."""
 
@@ -52,7 +46,7 @@ class DatasetWriter:
         flush_bytes: int,
         flush_s: float,
         commit: Callable[[CommitRequest], Awaitable[CommitReply]],
-        retry_s: float = 120.0,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._store = store
         self._worker = worker
@@ -179,7 +173,7 @@ class DatasetWriter:
         while rows:
             parts = await self._put(rows)
             request = self._request(parts, rows)
-            reply = await self._patiently("commit", partial(self._asked, request))
+            reply = await patiently("commit", partial(self._asked, request), self._retry_s)
             if reply.accepted:
                 return
             if not reply.duplicates:
@@ -195,7 +189,7 @@ class DatasetWriter:
         self._parts_made += 1
         for part, data in made:
             put = partial(asyncio.to_thread, put_same, self._store, part.path, data)
-            await self._patiently(f"write {part.path}", put)
+            await patiently(f"write {part.path}", put, self._retry_s)
         return tuple(part for part, _ in made)
 
     def _encode(self, rows: list[Trajectory], number: int) -> list[tuple[Part, bytes]]:
@@ -225,21 +219,6 @@ class DatasetWriter:
     async def _asked(self, request: CommitRequest) -> CommitReply:
         async with boundary(StoreError, f"commit of {request.parts[0].path}"):
             return await self._commit(request)
-
-    async def _patiently(self, doing: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Try again with growing pauses until `retry_s` is over; being fenced is final."""
-        give_up_s, pause_s, tries = time.monotonic() + self._retry_s, _PAUSE_S, 0
-        while True:
-            tries += 1
-            try:
-                return await call()
-            except Fenced:
-                raise
-            except StoreError as exc:
-                if time.monotonic() + pause_s > give_up_s:
-                    raise StoreError(f"{doing}: gave up after {tries} tries: {exc}") from exc
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     # ------------------------------------------------------------ small things
 

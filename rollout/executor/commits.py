@@ -6,14 +6,13 @@ this lane is the only one that touches it between the coordinator's start and it
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from rollout.dataset.base import CommitReply, CommitRequest
 from rollout.dataset.log import CommitLog
-from rollout.errors import Fenced, RolloutError, StoreError
+from rollout.dataset.patience import patiently
+from rollout.errors import RolloutError
 from rollout.types import Attempt
-
-STORE_PATIENCE_S = 120.0
-"""How long an unreachable store is asked again before the run stops."""
 
 Pending = tuple[CommitRequest, asyncio.Future[CommitReply]]
 
@@ -90,18 +89,8 @@ class CommitLane:
     async def _persist(
         self, requests: Sequence[CommitRequest], attempts: Mapping[str, Sequence[Attempt]]
     ) -> list[CommitReply]:
-        loop = asyncio.get_running_loop()
-        give_up_s, pause_s = loop.time() + STORE_PATIENCE_S, 0.5
-        while True:
-            try:
-                return await asyncio.to_thread(self._log.commit, requests, attempts)
-            except Fenced:
-                raise
-            except StoreError:
-                if loop.time() + pause_s > give_up_s:
-                    raise
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, 15.0)
+        write = partial(asyncio.to_thread, self._log.commit, requests, attempts)
+        return await patiently("write the log", write)
 
     def _break(self, error: RolloutError, requests: Sequence[Pending]) -> None:
         """Nothing can be committed any more by this coordinator."""

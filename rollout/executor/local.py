@@ -10,7 +10,7 @@ from itertools import count
 from rollout.errors import ConfigError
 from rollout.executor.base import Progress, RunPlan
 from rollout.executor.coordinator import RunCoordinator
-from rollout.executor.local_worker import EXIT_CONFIG
+from rollout.executor.local_worker import EXIT_CONFIG, EXIT_DRAINED
 from rollout.executor.process import WorkerProcess
 
 PROGRESS_S = 0.5
@@ -97,6 +97,8 @@ class _Crew:
             why = f"ended with code {code}" if code >= 0 else f"was killed by signal {-code}"
             why += f": {worker.last_words}" if worker.last_words else ""
             self._coordinator.worker_lost(name, why)
+            if code == EXIT_DRAINED:
+                self._coordinator.note(f"worker {name} was told to end; another takes its place")
             if code in (0, EXIT_CONFIG) or self._coordinator.ended:
                 return
 
@@ -118,7 +120,7 @@ class _Crew:
             self._coordinator.stop()
         if self._coordinator.look().stopping:
             for worker in self._processes:
-                worker.terminate()
+                worker.stop()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=END_GRACE_S)
             for task in late:

@@ -10,6 +10,7 @@ from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from rollout.errors import RolloutError
 from rollout.executor.base import Coordinator, RunPlan
 from rollout.executor.link import LinkServer
+from rollout.executor.local_worker import STOP
 
 TAIL_BYTES = 4096
 """How much of what a worker printed last is kept, to explain its death."""
@@ -77,11 +78,11 @@ class WorkerProcess:
             self._process.kill()
             await self._process.wait()
 
-    def terminate(self) -> None:
+    def stop(self) -> None:
         """Ask it to end at once, in order."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+                self._process.send_signal(STOP)
 
     @property
     def last_words(self) -> str:

@@ -100,6 +100,9 @@ class WorkerActor:
         collect_rarely()
         await self._worker.run()
 
+    async def drain(self, grace_s: float) -> None:
+        self._worker.drain(grace_s)
+
     async def stop(self) -> None:
         self._worker.stop()
 

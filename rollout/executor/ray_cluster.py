@@ -4,6 +4,7 @@ All of it blocks; the executor calls it in a thread.
 """
 
 import logging
+import math
 import os
 import secrets
 import socket
@@ -123,8 +124,17 @@ class Cluster:
 
 
 def hosts() -> list[dict[str, Any]]:
-    """Living nodes that may hold sandboxes."""
-    return [node for node in _nodes() if node["Resources"].get(SANDBOX_HOST, 0) > 0]
+    """Living nodes that may hold sandboxes, and will tomorrow."""
+    leaving = draining()
+    able = (node for node in _nodes() if node["Resources"].get(SANDBOX_HOST, 0) > 0)
+    return [node for node in able if node["NodeID"] not in leaving]
+
+
+def draining() -> dict[str, float]:
+    """Nodes that are to be taken away (`ray drain-node`, a pre-emption), and seconds until then."""
+    told: dict[str, int] = ray._private.state.state.get_draining_nodes()
+    # Without a deadline it is 0: then nobody is in a hurry.
+    return {node: at / 1000 - time.time() if at else math.inf for node, at in told.items()}
 
 
 def slots(conf: ExecutorConf) -> list[Slot]:

@@ -1,6 +1,7 @@
 """The worker actors of one run on Ray."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -14,7 +15,7 @@ from rollout.errors import ConfigError, RolloutError
 from rollout.executor.base import RunPlan
 from rollout.executor.coordinator import Look
 from rollout.executor.ray_actors import Actor, WorkerActor, asked
-from rollout.executor.ray_cluster import NAMESPACE, SANDBOX_HOST, Slot, slots
+from rollout.executor.ray_cluster import NAMESPACE, SANDBOX_HOST, Slot, draining, slots
 
 RESTARTS = 3
 """Of the worker of one slot, in all of one start."""
@@ -26,6 +27,9 @@ PLACE_S = 15.0
 """A worker that has no place for so long is worth a word to people."""
 
 TEND_S = 3.0
+
+COMMIT_S = 5.0
+"""Of the time that a draining node has left, for committing what has ended by then."""
 
 NO_WORKER_S = 30.0
 """How long a run whose node is gone waits for another one to come."""
@@ -48,6 +52,8 @@ class Crew:
         self._numbers = count()
         self._kept: dict[Slot, asyncio.Task[None]] = {}
         self._actors: dict[str, Actor] = {}
+        self._nodes: dict[str, str] = {}
+        """Of the workers that were not told to end yet."""
         self._tending: asyncio.Task[None] | None = None
         self._ending = False
 
@@ -94,11 +100,20 @@ class Crew:
             for slot in await asyncio.to_thread(slots, self._conf):
                 if slot not in self._kept:
                     self._kept[slot] = asyncio.create_task(self._keep(slot))
+            self._drain_workers(await asyncio.to_thread(draining))
             if any(not task.done() for task in self._kept.values()):
                 seen_s = loop.time()
             elif loop.time() - seen_s > (NO_WORKER_S if self._lost_a_node() else 0):
                 self._coordinator.ask.remote("abandon")
             await asyncio.sleep(TEND_S)
+
+    def _drain_workers(self, leaving: Mapping[str, float]) -> None:
+        """Whoever works on a node that is to be taken away ends in order, while there is time."""
+        for name, node in [pair for pair in self._nodes.items() if pair[1] in leaving]:
+            del self._nodes[name]
+            grace_s = max(0.0, min(self._conf.drain_s, leaving[node] - COMMIT_S))
+            self._actors[name].drain.remote(grace_s)
+            self._coordinator.ask.remote("note", f"worker {name} ends: its node drains")
 
     def _lost_a_node(self) -> bool:
         alive = {slot.node_id for slot in slots(self._conf)}
@@ -121,6 +136,7 @@ class Crew:
                 # It has told the coordinator itself.
                 self._coordinator.ask.remote("worker_lost", name, "ended in an error")
             finally:
+                self._nodes.pop(name, None)
                 actor = self._actors.pop(name, None)
                 if actor is not None:
                     ray.kill(actor)
@@ -149,4 +165,5 @@ class Crew:
             )
             self._coordinator.ask.remote("note", text)
         await ready
+        self._nodes[name] = slot.node_id
         await handle.run.remote()

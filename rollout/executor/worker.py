@@ -8,15 +8,18 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from secrets import token_hex
 
 from rollout.agents.base import Agent
 from rollout.aio import shielded
 from rollout.capacity import Capacity
 from rollout.dataset.base import CommitReply, CommitRequest
+from rollout.dataset.patience import patiently
 from rollout.dataset.store import Store, open_store
 from rollout.dataset.writer import DatasetWriter
 from rollout.episode import Bench, Ended, run_episode
@@ -95,6 +98,8 @@ class Worker:
         """Resource alerts of ended attempts."""
         self._changed = asyncio.Event()
         self._draining = False
+        self.drained = False
+        """Whether it was told to end, by whoever takes its machine away."""
         self._stopped = asyncio.Event()
         self._helpers: list[asyncio.Task[None]] = []
         """What runs beside the episodes: the observer, and warming up."""
@@ -119,6 +124,17 @@ class Worker:
         finally:
             with contextlib.suppress(RolloutError):
                 await shielded(self._coordinator.leave(self._name, error))
+
+    def drain(self, grace_s: float | None = None) -> None:
+        """Take nothing new; for a machine that is to be taken away.
+
+        What runs has so long, or `executor.drain_s`, to end. What has not ended by then goes back
+        and is no attempt; the rest is committed.
+        """
+        self.drained = True
+        self._begin_drain()
+        after_s = self._plan.executor.drain_s if grace_s is None else grace_s
+        asyncio.get_running_loop().call_later(after_s, self._return_all_but, frozenset())
 
     def stop(self) -> None:
         """End at once: sandboxes are ended, rows not yet committed are dropped."""
@@ -353,18 +369,24 @@ class Worker:
         await self._writer.add(replace(row, artifacts=(*row.artifacts, *kept)))
 
     async def _keep(self, ended: Ended) -> list[Artifact]:
-        """Put what is too large for a row beside the dataset, by attempt."""
+        """Put what is too large for a row beside the dataset, each attempt in a folder of its own.
+
+        A lease that was handed back and given out again has the same number twice, so the folder
+        has a name that was never used before: what another try had put there stays its own.
+        """
         row, kept = ended.trajectory, []
-        folder = f"artifacts/{row.spec.trajectory_id}/{row.epoch}-{row.attempt}"
+        folder = f"artifacts/{row.spec.trajectory_id}/{row.epoch}-{row.attempt}-{token_hex(4)}"
         for name, data in ended.blobs.items():
             uri = f"{folder}/{name}"
-            await asyncio.to_thread(self._store.put_if_absent, uri, data)
+            put = partial(asyncio.to_thread, self._store.put_if_absent, uri, data)
+            await patiently(f"write {uri}", put)
             digest = hashlib.sha256(data).hexdigest()
             kept.append(Artifact(name=name, uri=uri, sha256=digest, bytes=len(data)))
         for name, path in ended.files.items():
             uri = f"{folder}/{name}"
             digest = await asyncio.to_thread(_sha256, path)
-            await asyncio.to_thread(self._store.put_file_if_absent, uri, path)
+            put = partial(asyncio.to_thread, self._store.put_file_if_absent, uri, path)
+            await patiently(f"write {uri}", put)
             size = path.stat().st_size
             kept.append(Artifact(name=name, uri=uri, sha256=digest, bytes=size))
         return kept
@@ -391,18 +413,23 @@ class Worker:
         if reply.stop:
             self._stopped.set()
         if reply.drain and not self._draining:
-            self._draining = True
-            self._changed.set()
-            self._return_what_has_not_begun()
+            self._begin_drain()
         if reply.workers:
             self._allowances.divide(reply.workers)
         for name in reply.lost:
             if task := self._running.get(name):
                 task.cancel()
 
-    def _return_what_has_not_begun(self) -> None:
+    def _begin_drain(self) -> None:
+        self._draining = True
+        self._changed.set()
+        begun = {name for name, phase in self._phases.items() if phase not in NOT_BEGUN}
+        self._return_all_but(begun)
+
+    def _return_all_but(self, kept: Set[str]) -> None:
+        """Stop the other rollouts that run; each gives its lease back."""
         for name, task in self._running.items():
-            if self._phases.get(name, "") in NOT_BEGUN:
+            if name not in kept:
                 self._returning.add(name)
                 task.cancel()
 

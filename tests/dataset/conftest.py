@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rollout.dataset.store import LocalStore, Store, open_store
-from tests.conftest import BUCKET
+from tests.s3_server import BUCKET
 
 _prefixes = itertools.count()
 

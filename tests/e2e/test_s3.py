@@ -15,8 +15,8 @@ from pyarrow.fs import S3FileSystem
 
 import rollout
 from tests.census import Place, left_clean
-from tests.conftest import BUCKET, CREDENTIALS
 from tests.e2e.test_main_job import ROOT, TASKS
+from tests.s3_server import BUCKET, CREDENTIALS
 
 pytestmark = [pytest.mark.native, pytest.mark.s3]
 

@@ -19,7 +19,7 @@ from rollout.objects.store import ObjectStore
 from rollout.objects.unpack import tree_of
 from rollout.objects.where import open_objects, settle
 from rollout.types import Tree
-from tests.conftest import BUCKET
+from tests.s3_server import BUCKET
 
 _prefixes = itertools.count()
 
