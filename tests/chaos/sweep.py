@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ from tests.chaos.agents import ARTIFACT, REPEATS
 from tests.chaos.shelves import NAME, Shelf
 
 ROOT = Path(__file__).parent.parent.parent
-TASKS, ARMS, SAMPLES = 3, ("quick", "slow"), 6
-PLANNED = TASKS * len(ARMS) * SAMPLES
-WORK_S = {"quick": 0.05, "slow": 0.4}
+TASKS, ARMS, SAMPLES = 3, 2, 6
+PLANNED = TASKS * ARMS * SAMPLES
+QUICK_S = 0.05
 STARTS = 8
 """After the faults are over one start is enough; each fault may cost one."""
 START_S = 120.0
@@ -45,8 +45,21 @@ class Sweep:
     """One run name, started as often as it takes."""
 
     def __init__(
-        self, seed: int, executor: str, folder: Path, here: Place, shelf: Shelf, *more: str
+        self,
+        seed: int,
+        executor: str,
+        folder: Path,
+        here: Place,
+        shelf: Shelf,
+        *more: str,
+        slow_s: float = 0.4,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """
+        more: words of the command line.
+        slow_s: what the slower half of the rollouts takes.
+        environment: of the command line, besides the place's.
+        """
         self.seed = seed
         self.rng = random.Random(seed)
         self.executor = executor
@@ -54,12 +67,15 @@ class Sweep:
         self.here = here
         self.shelf = shelf
         self.ledger = folder / "ledger"
+        self._began_s = time.monotonic()
         self.story: list[str] = []
         """What was done to it, for people."""
         self.process: subprocess.Popen[bytes] | None = None
         """The last start."""
         self.others: list[subprocess.Popen[bytes]] = []
         """Earlier ones that were left to themselves."""
+        self._slow_s = slow_s
+        self._environment = {**here.environment, **(environment or {})}
         self._words = self._command_line(*more)
         self._output = folder / "output"
 
@@ -74,7 +90,7 @@ class Sweep:
             *("+experiment=jsonl", f"task.path={tasks}", f"name={NAME}", f"samples={SAMPLES}"),
             *("agent=nop", "agent._target_=tests.chaos.agents.Noting"),
             *(f"+agent.ledger={self.ledger}", "~sweep.agent"),
-            f"+sweep.agent.work_s=[{WORK_S['quick']},{WORK_S['slow']}]",
+            f"+sweep.agent.work_s=[{QUICK_S},{self._slow_s}]",
             *("engine=native", f"engine.root_dir={self.here.root_dir}"),
             *(f"executor={self.executor}", "executor.workers=2", "executor.episodes_per_worker=3"),
             *("executor.lease_batch=3", "executor.lease_ttl_s=2", "executor.dashboard=false"),
@@ -92,7 +108,7 @@ class Sweep:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "rollout", *self._words],
                 cwd=self.folder,
-                env={**clean, **self.here.environment, "PYTHONPATH": str(ROOT)},
+                env={**clean, **self._environment, "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -137,7 +153,7 @@ class Sweep:
         return self.process is not None and self.process.poll() is None
 
     def tell(self, what: str) -> None:
-        self.story.append(what)
+        self.story.append(f"{time.monotonic() - self._began_s:.1f} s: {what}")
 
     def told(self) -> str:
         """Seed, story and the last output, for whoever has to find out."""

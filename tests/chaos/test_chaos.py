@@ -13,6 +13,7 @@ import pytest
 
 from tests.census import left_clean
 from tests.chaos import faults
+from tests.chaos.cluster import ray_nodes
 from tests.chaos.run import chaos, sweep_up
 from tests.chaos.shelves import Folder, bucket, small_disk
 from tests.chaos.sweep import PLANNED, Fault, Sweep
@@ -47,7 +48,7 @@ class TestAlone:
     @pytest.mark.ray
     @pytest.mark.parametrize(
         "fault",
-        [faults.coordinator, faults.raylet, faults.gcs, faults.driver],
+        [faults.gcs, faults.driver],
         ids=lambda fault: fault.__name__,
     )
     async def test_on_ray(self, tmp_path: Path, fault: Fault) -> None:
@@ -59,8 +60,9 @@ class TestAlone:
             sweep.start()
             sweep.wait_for_rows(12)
             assert not sweep.unseen(), "the census would not see what is left"
-            sweep.tell(fault(sweep))
-            assert not sweep.story[0].startswith("no "), sweep.told()
+            done = fault(sweep)
+            assert not done.startswith("no "), done
+            sweep.tell(done)
             sweep.finish()
             sweep.check()
             await sweep_up(here)
@@ -96,3 +98,33 @@ def test_a_bucket(tmp_path: Path, s3_endpoint: str, seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS[4:])
 def test_on_ray(tmp_path: Path, seed: int) -> None:
     chaos(seed, "ray", tmp_path, Folder(tmp_path / "runs"))
+
+
+@pytest.mark.ray
+async def test_a_cluster_that_loses_nodes_and_the_coordinator(tmp_path: Path) -> None:
+    """Of five raylets: one drains, two are killed, and so is the coordinator between them."""
+    with left_clean() as here, ray_nodes(here) as nodes:
+        sweep = Sweep(
+            0,
+            "ray",
+            tmp_path,
+            here,
+            Folder(tmp_path / "runs"),
+            "executor.workers=null",
+            "executor.cpus_per_worker=1",
+            slow_s=4,
+            environment=nodes.environment,
+        )
+        sweep.start()
+        sweep.wait_for_rows(8)
+        sweep.tell(nodes.tell("drain", "0"))
+        sweep.tell(nodes.tell("kill", "1"))
+        sweep.wait_for_rows(20)
+        sweep.tell(faults.coordinator(sweep))
+        sweep.tell(f"ended with {sweep.end()}")
+        sweep.start()
+        sweep.wait_for_rows(24)
+        sweep.tell(nodes.tell("kill", "2"))
+        sweep.finish()
+        sweep.check()
+        await sweep_up(here)
