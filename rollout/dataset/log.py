@@ -13,7 +13,7 @@ next entry; the last `_final/<n>.json` says for which entry it holds.
 import json
 import threading
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -40,14 +40,19 @@ READ_THREADS = 16
 
 def replay(store: Store, state: RunState, until: int | None = None) -> None:
     """Apply the entries after `state.seq`, up to number `until` if given. Writes nothing."""
-    listed = store.list("_log/", after=entry_path(state.seq))
-    last = max(map(entry_seq, listed), default=state.seq)
-    wanted = range(state.seq + 1, (last if until is None else min(last, until)) + 1)
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        for entry in pool.map(lambda seq: _read(store, seq), wanted):
-            state.apply(entry)
+    for entry in entries(store, state.seq, until):
+        state.apply(entry)
     if state.final and not state.finished:
         state.finished = bool(store.list(final_path(state.final)))
+
+
+def entries(store: Store, after: int, until: int | None = None) -> Iterator[Entry]:
+    """The log's entries after number `after`, in order, up to number `until` if given."""
+    listed = store.list("_log/", after=entry_path(after))
+    last = max(map(entry_seq, listed), default=after)
+    wanted = range(after + 1, (last if until is None else min(last, until)) + 1)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        yield from pool.map(lambda seq: _read(store, seq), wanted)
 
 
 def final_path(number: int) -> str:

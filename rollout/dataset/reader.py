@@ -2,16 +2,17 @@
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rollout.dataset.atif import to_atif
 from rollout.dataset.base import Part
+from rollout.dataset.grouping import KEYS, Groups
 from rollout.dataset.log import replay
 from rollout.dataset.parts import read_part
 from rollout.dataset.rows import from_table
@@ -20,10 +21,12 @@ from rollout.dataset.schema import TABLES
 from rollout.dataset.sft import to_sft
 from rollout.dataset.state import RunState
 from rollout.dataset.store import LocalStore, Store, open_store
+from rollout.dataset.tail import WHOLE, Kind, Place, Tail
 from rollout.errors import StoreError
 from rollout.types import Trajectory
 
 READ_THREADS = 8
+T = TypeVar("T")
 
 
 def open_dataset(
@@ -134,6 +137,34 @@ class RolloutDataset:
             for table in self._read([part], None, filter):
                 yield from from_table(table)
 
+    def tail(
+        self, cursor: str | None = None, *, follow: bool = False, poll_s: float = 1.0
+    ) -> Tail[Trajectory]:
+        """Each committed row once, in the log's order, sequences included; after `cursor`.
+
+        The iterator's own `cursor` is a small string for a checkpoint. With `follow` it waits for
+        more, asking every `poll_s` seconds, until the run is finished.
+        """
+        return self._tail(WHOLE, Place.of(cursor), follow=follow, poll_s=poll_s)
+
+    def groups(
+        self,
+        cursor: str | None = None,
+        *,
+        complete: bool = True,
+        follow: bool = False,
+        poll_s: float = 1.0,
+    ) -> Groups:
+        """Each group once its last planned member is committed, failed members included.
+
+        As `tail`, with a `cursor` of its own. Without `complete`, groups that still lack members
+        come at the end.
+        """
+        place = Place.of(cursor)
+        before = self._tail(KEYS, Place(), stop=place)
+        tail = self._tail(WHOLE, place, follow=follow, poll_s=poll_s)
+        return Groups(before, tail, self._members, complete=complete)
+
     def to_sft(self, *, min_reward: float = 1.0) -> Iterator[dict[str, Any]]:
         """Conversations to fine-tune on, `{"messages", "tools", …}`, of rollouts that were scored
         at least so high: one for each branch of a rollout. See `sft.py`."""
@@ -162,6 +193,14 @@ class RolloutDataset:
             f"{len(s.tasks)} tasks × {s.samples} samples) in {len(_parts(s, 'trajectories'))} "
             f"parts at log entry {s.seq}, {'finished' if s.finished else 'not finished'}>"
         )
+
+    def _tail(self, kind: Kind[T], place: Place, **how: Any) -> Tail[T]:
+        last = self._state.seq if self._frozen else None
+        return Tail(self._store, kind, place, last=last, **how)
+
+    def _members(self, group_ids: Collection[str], stop: Place) -> Tail[Trajectory]:
+        wanted = pc.field("group_id").isin(sorted(group_ids))
+        return self._tail(WHOLE, Place(), stop=stop, wanted=wanted)
 
     def _read(
         self, parts: list[Part], columns: list[str] | None, filter: Any

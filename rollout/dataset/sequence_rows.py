@@ -77,3 +77,55 @@ def _span(span: Span) -> dict[str, Any]:
         "step_id": span.step,
         "policy_version": span.policy_version,
     }
+
+
+def from_sequence_table(table: pa.Table) -> dict[str, tuple[Sequence, ...]]:
+    """The sequences of each trajectory, in their order: the inverse of `to_sequence_table`."""
+    short = [name for name in table.schema.names if name not in _LONG]
+    long = {name: table.column(name).combine_chunks() for name in _LONG}
+    found: dict[str, list[tuple[int, Sequence]]] = {}
+    for number, row in enumerate(table.select(short).to_pylist()):
+        tokens = {name: _native(column, number) for name, column in long.items()}
+        numbered = (row["sequence_index"], _sequence(row, tokens))
+        found.setdefault(row["trajectory_id"], []).append(numbered)
+    return {
+        name: tuple(each for _, each in sorted(numbered, key=lambda pair: pair[0]))
+        for name, numbered in found.items()
+    }
+
+
+def _native(column: pa.ListArray, number: int) -> memoryview:
+    """One list's numbers as they lie in memory."""
+    values = column[number].values
+    if values is None:
+        return memoryview(b"")
+    width, buffer = values.type.bit_width // 8, values.buffers()[1]
+    start = values.offset * width
+    return memoryview(buffer)[start : start + len(values) * width] if buffer else memoryview(b"")
+
+
+def _sequence(row: dict[str, Any], tokens: dict[str, memoryview]) -> Sequence:
+    extra = json.loads(row["extra"]) if row["extra"] else {}
+    return Sequence(
+        role=row["role"],
+        token_ids=array("i", tokens["token_ids"].tobytes()),
+        loss_mask=tokens["loss_mask"].tobytes(),
+        logprobs=array("f", tokens["logprobs"].tobytes()),
+        spans=tuple(
+            Span(
+                start=span["start"],
+                end=span["end"],
+                kind=span["kind"],
+                step=span["step_id"],
+                policy_version=span["policy_version"],
+            )
+            for span in row["spans"]
+        ),
+        finish_reason=row["stop_reason"] or "",
+        temperature=row["temperature"],
+        model_name=row["model_name"] or "",
+        drift_tokens=row["drift_tokens"] or 0,
+        dropped=tuple(
+            (at, tuple(ids), tuple(logprobs)) for at, ids, logprobs in extra.get("dropped", ())
+        ),
+    )
