@@ -10,6 +10,8 @@ import argparse
 import asyncio
 import json
 import math
+import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -59,6 +61,7 @@ from rollout.types import (
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = 8
+TURNS = 16
 LIST_PAGE = 1_000
 """Names that one S3 request lists."""
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -244,20 +247,16 @@ def read(code: str, folder: str) -> None:
 
 
 def make_rows(count: int, row_kb: int) -> list[Trajectory]:
-    """Conversations whose words are many and few, so that they compress about as texts do."""
-    words = [f"{number * 2654435761 % 99991:x}" for number in range(20_000)]
-    turns = 16
-    each = row_kb * 1024 // turns
-    rows = []
-    for number in range(count):
-        messages = tuple(text_of(words, number * turns + turn, each) for turn in range(turns))
-        rows.append(row_of(number, messages))
-    return rows
+    """Conversations of random words, which compress about as texts do."""
+    drawn = random.Random(0)
+    words = [f"{drawn.getrandbits(17):x}" for _ in range(20_000)]
+    each = row_kb * 1024 // TURNS
 
+    def message() -> Message:
+        text = " ".join(drawn.choices(words, k=each // 5))
+        return Message(role="tool", content=text[:each])
 
-def text_of(words: Sequence[str], seed: int, size: int) -> Message:
-    taken = (words[(seed * 7919 + place * (seed % 97 + 1)) % len(words)] for place in range(size))
-    return Message(role="tool", content=" ".join(taken)[:size])
+    return [row_of(number, tuple(message() for _ in range(TURNS))) for number in range(count)]
 
 
 def row_of(number: int, messages: tuple[Message, ...]) -> Trajectory:
@@ -331,8 +330,9 @@ def encode_only(rows: Sequence[Trajectory], tables: int) -> tuple[float, float]:
 
 async def measure_data(folder: Path, mb: int, row_kb: int, flush_mb: float) -> None:
     sys.path.append(str(ROOT))
-    from tests.s3_server import BUCKET, s3_server
+    from tests.s3_server import BUCKET, CREDENTIALS, s3_server
 
+    os.environ.update(CREDENTIALS)
     rows = make_rows(mb * 1024 // row_kb, row_kb)
     raw_mb = sum(map(row_bytes, rows)) / 2**20
     print(f"\nthe data: {len(rows):,} rows of {row_kb} kB, {flush_mb:g} MB buffered for a part")
@@ -345,8 +345,7 @@ async def measure_data(folder: Path, mb: int, row_kb: int, flush_mb: float) -> N
     built_s, encoded_s = encode_only(rows, len(bodies))
     put_mb = sum(map(len, bodies)) / 2**20
     tell("parts", f"{len(bodies)} of {put_mb / len(bodies):.1f} MB each")
-    tell("the writer into S3", f"{writer_s:.2f} s, {put_mb / writer_s:.1f} MB/s of parts, "
-         f"{raw_mb / writer_s:.1f} MB/s of rows")
+    tell("the writer into S3", f"{writer_s:.2f} s, {put_mb / writer_s:.1f} MB/s of parts")
     tell("bare puts of the parts", f"{bare_s:.2f} s, {put_mb / bare_s:.1f} MB/s of parts")
     tell("rows to tables", f"{built_s:.2f} s, {raw_mb / built_s:.1f} MB/s of rows")
     tell("tables to Parquet", f"{encoded_s:.2f} s, {raw_mb / encoded_s:.1f} MB/s of rows")

@@ -13,8 +13,9 @@ next entry; the last `_final/<n>.json` says for which entry it holds.
 import json
 import threading
 import uuid
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -43,9 +44,8 @@ def replay(store: Store, state: RunState, until: int | None = None) -> None:
     listed = store.list("_log/", after=entry_path(state.seq))
     last = max(map(entry_seq, listed), default=state.seq)
     wanted = range(state.seq + 1, (last if until is None else min(last, until)) + 1)
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        for entry in pool.map(lambda seq: _read(store, seq), wanted):
-            state.apply(entry)
+    for entry in _entries(store, wanted):
+        state.apply(entry)
     if state.final and not state.finished:
         state.finished = bool(store.list(final_path(state.final)))
 
@@ -53,6 +53,18 @@ def replay(store: Store, state: RunState, until: int | None = None) -> None:
 def final_path(number: int) -> str:
     """Where the marker of the `number`-th finish is."""
     return f"_final/{number}.json"
+
+
+def _entries(store: Store, wanted: range) -> Iterator[Entry]:
+    """Read ahead, though not so far that the memory fills while entries are applied."""
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        ahead: deque[Future[Entry]] = deque()
+        for seq in wanted:
+            ahead.append(pool.submit(_read, store, seq))
+            if len(ahead) == READ_THREADS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _read(store: Store, seq: int) -> Entry:
@@ -145,9 +157,13 @@ class CommitLog:
             self._check_mine()
             ids = frozenset(trajectory_ids)
             while gone := ids & self.state.accepted.keys():
-                touched = [path for path, held in self.state.part_ids.items() if gone & set(held)]
-                adds = list(filter(None, (self._rewrite(path, gone) for path in touched)))
-                body = {"ids": sorted(gone), "removes": touched, "adds": adds}
+                touched = {
+                    path: number
+                    for number, (path, held) in enumerate(self.state.part_ids.items())
+                    if not gone.isdisjoint(held)
+                }
+                adds = list(filter(None, (self._rewrite(*item, gone) for item in touched.items())))
+                body = {"ids": sorted(gone), "removes": list(touched), "adds": adds}
                 if self._append("retract", body):
                     return
 
@@ -209,8 +225,11 @@ class CommitLog:
 
     # ------------------------------------------------------------ rewriting and the end
 
-    def _rewrite(self, path: str, gone: Collection[str]) -> dict[str, Any] | None:
-        """The part without those rows, put under a writer of its own; None when no row is left."""
+    def _rewrite(self, path: str, number: int, gone: Collection[str]) -> dict[str, Any] | None:
+        """The part without those rows, put under a writer of its own; None when no row is left.
+
+        `number`: its place among the parts, which tells those of one retraction apart.
+        """
         old = self.state.parts[path]
         kept = without(read_part(old, self.store.get(path)), gone)
         if not kept.num_rows:
@@ -220,7 +239,7 @@ class CommitLog:
             name=old.table,
             writer=f"compact-{self.state.seq + 1}",
             epoch=self.epoch,
-            number=list(self.state.parts).index(path),
+            number=number,
             format=path.rpartition(".")[2],
         )
         put_same(self.store, part.path, data)
