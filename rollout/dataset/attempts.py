@@ -5,8 +5,9 @@ they are held as short texts, a tenth of the size of the objects, and read when 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
 from typing import Any
 
 from rollout.types import Attempt, Outcome
@@ -18,9 +19,14 @@ _MICROSECOND = timedelta(microseconds=1)
 class AttemptBook(Mapping[str, tuple[Attempt, ...]]):
     """Trajectory id to its ended attempts, oldest first."""
 
-    def __init__(self, packed: dict[str, str] | None = None) -> None:
-        self.packed = {} if packed is None else packed
+    def __init__(self, load: Callable[[], dict[str, str]] = dict) -> None:
+        """`load` gives what `packed` begins with; only a book that is opened asks for it."""
+        self._load = load
+
+    @cached_property
+    def packed(self) -> dict[str, str]:
         """Trajectory id to its attempts as JSON: `[[epoch, n, outcome, worker, …], …]`."""
+        return self._load()
 
     def add(self, trajectory_id: str, plain: Iterable[Mapping[str, Any]]) -> None:
         """Those of a log entry; what is known already stays as it is."""
@@ -42,7 +48,8 @@ class AttemptBook(Mapping[str, tuple[Attempt, ...]]):
         return len(self.packed)
 
     def __copy__(self) -> "AttemptBook":
-        return AttemptBook(dict(self.packed))
+        opened = "packed" in vars(self)
+        return AttemptBook(partial(dict, dict(self.packed)) if opened else self._load)
 
 
 def _pack(a: Attempt) -> list[Any]:

@@ -16,11 +16,13 @@ import uuid
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from rollout.dataset.base import CommitReply, CommitRequest
+from rollout.dataset.checkpoint import AT_END_ROWS, EVERY_ENTRIES, EVERY_ROWS, newest, save
 from rollout.dataset.judge import judge, new_attempts, new_in_plan
 from rollout.dataset.parts import is_part, make_part, read_part, without
 from rollout.dataset.state import (
@@ -40,7 +42,12 @@ READ_THREADS = 16
 
 
 def replay(store: Store, state: RunState, until: int | None = None) -> None:
-    """Apply the entries after `state.seq`, up to number `until` if given. Writes nothing."""
+    """Apply the entries after `state.seq`, up to number `until` if given. Writes nothing.
+
+    A state that knows nothing yet begins with the newest checkpoint, if there is one.
+    """
+    if not state.seq and (found := newest(store, until)):
+        state.become(found)
     listed = store.list("_log/", after=entry_path(state.seq))
     last = max(map(entry_seq, listed), default=state.seq)
     wanted = range(state.seq + 1, (last if until is None else min(last, until)) + 1)
@@ -92,6 +99,8 @@ class CommitLog:
         """The epoch announced here; 0 before."""
         self._identity = uuid.uuid4().hex
         self._fenced = ""
+        self._saved = (0, 0)
+        """Entries and rows of the last checkpoint that this hand has written."""
         self._lock = threading.RLock()
 
     def load(self) -> RunState:
@@ -145,6 +154,7 @@ class CommitLog:
                 if not fresh and not ended:
                     return replies
                 if self._append("commit" if fresh else "attempts", body):
+                    self._save_if_due(EVERY_ROWS)
                     return replies
 
     def retract(self, trajectory_ids: Collection[str]) -> None:
@@ -181,6 +191,7 @@ class CommitLog:
                 self.store.delete(path)
             self._mark_final(summary)
             self.state.finished = True
+            self._save_if_due(AT_END_ROWS)
 
     # ------------------------------------------------------------ the fence
 
@@ -222,6 +233,16 @@ class CommitLog:
         if newest > self.epoch:
             self._fenced = f"{self.owner} (epoch {self.epoch}) is fenced: epoch {newest} exists"
             raise Fenced(self._fenced)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def _save_if_due(self, every_rows: int) -> None:
+        """A checkpoint, once enough has come since the last; whatever it meets, the log stands."""
+        seq, rows = self.state.seq, len(self.state.accepted)
+        if seq - self._saved[0] >= EVERY_ENTRIES or rows - self._saved[1] >= every_rows:
+            self._saved = (seq, rows)
+            with suppress(StoreError):
+                save(self.store, self.state)
 
     # ------------------------------------------------------------ rewriting and the end
 

@@ -48,7 +48,7 @@ class Entry:
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
-    """A run as of log entry `seq`. Only `apply` changes it."""
+    """A run as of log entry `seq`. Only `apply` and `become` change it."""
 
     seq: int = 0
     epoch: int = 0
@@ -88,6 +88,11 @@ class RunState:
         self.seq, self.epoch = entry.seq, entry.epoch
         self.final = self.finals if entry.kind == "finish" else 0
         self.finished = False
+
+    def become(self, other: "RunState") -> None:
+        """Be as `other` is, which is not to be used any more."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
 
     def copy(self) -> "RunState":
         """A state of its own that later entries do not change."""
