@@ -3,9 +3,10 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from rollout.dataset.attempts import dump_attempt, merge
 from rollout.dataset.base import CommitReply, CommitRequest, Part
 from rollout.dataset.parts import is_part
-from rollout.dataset.state import RunState, dump_attempt, merge
+from rollout.dataset.state import RunState
 from rollout.errors import StoreError
 from rollout.types import Attempt
 

@@ -13,13 +13,16 @@ next entry; the last `_final/<n>.json` says for which entry it holds.
 import json
 import threading
 import uuid
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from rollout.dataset.base import CommitReply, CommitRequest
+from rollout.dataset.checkpoint import AT_END_ROWS, EVERY_ENTRIES, EVERY_ROWS, newest, save
 from rollout.dataset.judge import judge, new_attempts, new_in_plan
 from rollout.dataset.parts import is_part, make_part, read_part, without
 from rollout.dataset.state import (
@@ -39,7 +42,12 @@ READ_THREADS = 16
 
 
 def replay(store: Store, state: RunState, until: int | None = None) -> None:
-    """Apply the entries after `state.seq`, up to number `until` if given. Writes nothing."""
+    """Apply the entries after `state.seq`, up to number `until` if given. Writes nothing.
+
+    A state that knows nothing yet begins with the newest checkpoint, if there is one.
+    """
+    if not state.seq and (found := newest(store, until)):
+        state.become(found)
     for entry in entries(store, state.seq, until):
         state.apply(entry)
     if state.final and not state.finished:
@@ -47,12 +55,20 @@ def replay(store: Store, state: RunState, until: int | None = None) -> None:
 
 
 def entries(store: Store, after: int, until: int | None = None) -> Iterator[Entry]:
-    """The log's entries after number `after`, in order, up to number `until` if given."""
+    """The log's entries after number `after`, in order, up to number `until` if given.
+
+    They are read ahead, though not so far that the memory fills while they are applied.
+    """
     listed = store.list("_log/", after=entry_path(after))
     last = max(map(entry_seq, listed), default=after)
-    wanted = range(after + 1, (last if until is None else min(last, until)) + 1)
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        yield from pool.map(lambda seq: _read(store, seq), wanted)
+        ahead: deque[Future[Entry]] = deque()
+        for seq in range(after + 1, (last if until is None else min(last, until)) + 1):
+            ahead.append(pool.submit(_read, store, seq))
+            if len(ahead) == READ_THREADS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def final_path(number: int) -> str:
@@ -85,6 +101,8 @@ class CommitLog:
         """The epoch announced here; 0 before."""
         self._identity = uuid.uuid4().hex
         self._fenced = ""
+        self._saved = (0, 0)
+        """Entries and rows of the last checkpoint that this hand has written."""
         self._lock = threading.RLock()
 
     def load(self) -> RunState:
@@ -138,6 +156,7 @@ class CommitLog:
                 if not fresh and not ended:
                     return replies
                 if self._append("commit" if fresh else "attempts", body):
+                    self._save_if_due(EVERY_ROWS)
                     return replies
 
     def retract(self, trajectory_ids: Collection[str]) -> None:
@@ -150,9 +169,13 @@ class CommitLog:
             self._check_mine()
             ids = frozenset(trajectory_ids)
             while gone := ids & self.state.accepted.keys():
-                touched = [path for path, held in self.state.part_ids.items() if gone & set(held)]
-                adds = list(filter(None, (self._rewrite(path, gone) for path in touched)))
-                body = {"ids": sorted(gone), "removes": touched, "adds": adds}
+                touched = {
+                    path: number
+                    for number, (path, held) in enumerate(self.state.part_ids.items())
+                    if not gone.isdisjoint(held)
+                }
+                adds = list(filter(None, (self._rewrite(*item, gone) for item in touched.items())))
+                body = {"ids": sorted(gone), "removes": list(touched), "adds": adds}
                 if self._append("retract", body):
                     return
 
@@ -170,6 +193,7 @@ class CommitLog:
                 self.store.delete(path)
             self._mark_final(summary)
             self.state.finished = True
+            self._save_if_due(AT_END_ROWS)
 
     # ------------------------------------------------------------ the fence
 
@@ -212,10 +236,23 @@ class CommitLog:
             self._fenced = f"{self.owner} (epoch {self.epoch}) is fenced: epoch {newest} exists"
             raise Fenced(self._fenced)
 
+    # ------------------------------------------------------------ checkpoints
+
+    def _save_if_due(self, every_rows: int) -> None:
+        """A checkpoint, once enough has come since the last; whatever it meets, the log stands."""
+        seq, rows = self.state.seq, len(self.state.accepted)
+        if seq - self._saved[0] >= EVERY_ENTRIES or rows - self._saved[1] >= every_rows:
+            self._saved = (seq, rows)
+            with suppress(StoreError):
+                save(self.store, self.state)
+
     # ------------------------------------------------------------ rewriting and the end
 
-    def _rewrite(self, path: str, gone: Collection[str]) -> dict[str, Any] | None:
-        """The part without those rows, put under a writer of its own; None when no row is left."""
+    def _rewrite(self, path: str, number: int, gone: Collection[str]) -> dict[str, Any] | None:
+        """The part without those rows, put under a writer of its own; None when no row is left.
+
+        `number`: its place among the parts, which tells those of one retraction apart.
+        """
         old = self.state.parts[path]
         kept = without(read_part(old, self.store.get(path)), gone)
         if not kept.num_rows:
@@ -225,7 +262,7 @@ class CommitLog:
             name=old.table,
             writer=f"compact-{self.state.seq + 1}",
             epoch=self.epoch,
-            number=list(self.state.parts).index(path),
+            number=number,
             format=path.rpartition(".")[2],
         )
         put_same(self.store, part.path, data)

@@ -17,14 +17,15 @@ Whoever reads refuses what it does not know: a newer version, another kind, a ga
 import copy
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
+from rollout.dataset.attempts import AttemptBook
 from rollout.dataset.base import CommitRequest, Part
 from rollout.errors import StoreError
-from rollout.types import Attempt, Outcome
+from rollout.types import Outcome
 
 LOG_VERSION = 1
 
@@ -47,13 +48,13 @@ class Entry:
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
-    """A run as of log entry `seq`. Only `apply` changes it."""
+    """A run as of log entry `seq`. Only `apply` and `become` change it."""
 
     seq: int = 0
     epoch: int = 0
     accepted: dict[str, tuple[Outcome, float | None]] = field(default_factory=dict)
     """Trajectory id to outcome and reward; each id is in exactly one named part."""
-    attempts: dict[str, tuple[Attempt, ...]] = field(default_factory=dict)
+    attempts: AttemptBook = field(default_factory=AttemptBook)
     """Every ended attempt on record, those of rollouts not accepted yet included."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     tasks: dict[str, str] = field(default_factory=dict)
@@ -88,6 +89,11 @@ class RunState:
         self.final = self.finals if entry.kind == "finish" else 0
         self.finished = False
 
+    def become(self, other: "RunState") -> None:
+        """Be as `other` is, which is not to be used any more."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
+
     def copy(self) -> "RunState":
         """A state of its own that later entries do not change."""
         fields = ((name, getattr(self, name)) for name in self.__slots__)
@@ -118,7 +124,7 @@ def _fold_commit(state: RunState, body: Mapping[str, Any]) -> None:
         for trajectory_id, outcome, reward in endings:
             if trajectory_id in state.accepted:
                 raise ValueError(f"{trajectory_id} is accepted a second time")
-            state.accepted[trajectory_id] = (Outcome(outcome), reward)
+            state.accepted[trajectory_id] = ending(outcome, reward)
         for part in commit["parts"]:
             _name_part(state, Part(**part), ids)
     _fold_attempts(state, body)
@@ -126,8 +132,13 @@ def _fold_commit(state: RunState, body: Mapping[str, Any]) -> None:
 
 def _fold_attempts(state: RunState, body: Mapping[str, Any]) -> None:
     for trajectory_id, plain in body["attempts"].items():
-        attempts = [attempt_from(item) for item in plain]
-        state.attempts[trajectory_id] = merge(state.attempts.get(trajectory_id, ()), attempts)
+        state.attempts.add(trajectory_id, plain)
+
+
+@lru_cache(maxsize=4096)
+def ending(outcome: str, reward: float | None) -> tuple[Outcome, float | None]:
+    """The pair, one object for all rows that ended so: a run has few kinds of endings."""
+    return Outcome(outcome), reward
 
 
 def _fold_retract(state: RunState, body: Mapping[str, Any]) -> None:
@@ -176,7 +187,9 @@ def entry_seq(path: str) -> int:
 
 def dump_entry(entry: Entry) -> bytes:
     """The entry as JSON; not-a-number is refused, since other languages read the log too."""
-    return json.dumps({"version": LOG_VERSION, **asdict(entry)}, allow_nan=False).encode()
+    # Not `asdict`, which copies the whole body first.
+    plain = {name: getattr(entry, name) for name in Entry.__slots__}
+    return json.dumps({"version": LOG_VERSION, **plain}, allow_nan=False).encode()
 
 
 def parse_entry(seq: int, data: bytes) -> Entry:
@@ -210,31 +223,3 @@ def dump_commit(request: CommitRequest) -> dict[str, Any]:
         "outcomes": [outcome.value for outcome in request.outcomes],
         "rewards": list(request.rewards),
     }
-
-
-def dump_attempt(attempt: Attempt) -> dict[str, Any]:
-    """An attempt as JSON."""
-    plain = asdict(attempt)
-    plain["outcome"] = attempt.outcome.value
-    plain["started_at"] = attempt.started_at.astimezone(UTC).isoformat()
-    plain["finished_at"] = attempt.finished_at.astimezone(UTC).isoformat()
-    return plain
-
-
-def attempt_from(plain: Mapping[str, Any]) -> Attempt:
-    """The inverse of `dump_attempt`."""
-    return Attempt(
-        epoch=plain["epoch"],
-        n=plain["n"],
-        outcome=Outcome(plain["outcome"]),
-        worker=plain["worker"],
-        started_at=datetime.fromisoformat(plain["started_at"]),
-        finished_at=datetime.fromisoformat(plain["finished_at"]),
-        error=plain["error"],
-    )
-
-
-def merge(known: Sequence[Attempt], more: Iterable[Attempt]) -> tuple[Attempt, ...]:
-    """Both, each (epoch, n) once, oldest first; what is known stays as it is."""
-    by_key = {(a.epoch, a.n): a for a in (*more, *known)}
-    return tuple(by_key[key] for key in sorted(by_key))

@@ -55,6 +55,8 @@ class LeaseBook:
         self._resting: list[tuple[float, int, str]] = []
         self._waiting = set(self._specs)
         self._held: dict[str, Held] = {}
+        self._hands: dict[str, dict[str, Held]] = {}
+        """Worker to what it holds."""
 
     @property
     def open(self) -> int:
@@ -74,7 +76,7 @@ class LeaseBook:
         return held.worker if held else None
 
     def held_by(self, worker: str) -> list[Held]:
-        return [held for held in self._held.values() if held.worker == worker]
+        return list(self._hands.get(worker, {}).values())
 
     def overdue(self, now_s: float) -> list[str]:
         """Ids whose lease is past its hard deadline."""
@@ -123,9 +125,8 @@ class LeaseBook:
             record_only=used_up,
         )
         self._waiting.discard(name)
-        self._held[name] = Held(
-            worker, lease, now_s, datetime.now(UTC), now_s + self._limit_s(spec)
-        )
+        held = Held(worker, lease, now_s, datetime.now(UTC), now_s + self._limit_s(spec))
+        self._held[name] = self._hands.setdefault(worker, {})[name] = held
         return lease
 
     def _tries(self, name: str) -> int:
@@ -137,7 +138,7 @@ class LeaseBook:
         """Its row is committed, whoever wrote it; anything else about it is void."""
         self._specs.pop(trajectory_id, None)
         self._attempts.pop(trajectory_id, None)
-        self._held.pop(trajectory_id, None)
+        self._let_go(trajectory_id)
         self._waiting.discard(trajectory_id)
 
     def failed(self, worker: str, trajectory_id: str, attempt: Attempt, now_s: float) -> bool:
@@ -152,7 +153,7 @@ class LeaseBook:
         """Not started, or stopped on our own account: no attempt, ready at once."""
         for name in trajectory_ids:
             if self.holder(name) == worker:
-                del self._held[name]
+                self._let_go(name)
                 self._put_back(name)
 
     def lose(self, trajectory_id: str, error: str, now_s: float) -> Attempt | None:
@@ -162,7 +163,7 @@ class LeaseBook:
         """
         held = self._held[trajectory_id]
         if held.lease.record_only:
-            del self._held[trajectory_id]
+            self._let_go(trajectory_id)
             self._put_back(trajectory_id)
             return None
         attempt = Attempt(
@@ -178,12 +179,17 @@ class LeaseBook:
         return attempt
 
     def _end_attempt(self, name: str, attempt: Attempt, now_s: float) -> None:
-        del self._held[name]
+        self._let_go(name)
         self._attempts[name] = (*self._attempts[name], attempt)
         pause_s = self._retry.backoff_s * 2 ** (self._tries(name) - 1)
         due_s = now_s + pause_s * random.uniform(0.5, 1.5)
         heapq.heappush(self._resting, (due_s, self._order[name], name))
         self._waiting.add(name)
+
+    def _let_go(self, name: str) -> None:
+        held = self._held.pop(name, None)
+        if held is not None:
+            del self._hands[held.worker][name]
 
     def _put_back(self, name: str) -> None:
         heapq.heappush(self._ready, (self._order[name], name))

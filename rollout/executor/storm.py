@@ -14,20 +14,24 @@ class StormWatch:
     def __init__(self, conf: RetryConf) -> None:
         self._conf = conf
         self._recent: deque[str | None] = deque(maxlen=conf.storm_window)
+        self._failed = 0
+        """Of `_recent`, how many failed by us."""
 
     def ended(self, failure: str | None) -> None:
         """One attempt ended: `None` if in order, else why it failed by us."""
+        full = len(self._recent) == self._recent.maxlen
+        self._failed += (failure is not None) - (full and self._recent[0] is not None)
         self._recent.append(failure)
 
     @property
     def verdict(self) -> str:
         """Why nothing more should be spent; empty while all is well enough."""
-        failures = [failure for failure in self._recent if failure is not None]
         seen = len(self._recent)
         if seen < min(STORM_MINIMUM, self._conf.storm_window):
             return ""
-        if len(failures) <= self._conf.storm_share * seen:
+        if self._failed <= self._conf.storm_share * seen:
             return ""
+        failures = [failure for failure in self._recent if failure is not None]
         [(commonest, times)] = Counter(failures).most_common(1)
         return (
             f"{len(failures)} of the last {seen} attempts failed by us, not by the agents "

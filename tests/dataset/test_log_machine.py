@@ -10,17 +10,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from rollout.dataset.base import CommitRequest
+from rollout.dataset.checkpoint import FOLDER, save
 from rollout.dataset.log import CommitLog
 from rollout.dataset.reader import RolloutDataset
 from rollout.dataset.store import LocalStore
 from rollout.errors import Fenced
 from tests.dataset.examples import a_row, ids_of, put_rows
+from tests.dataset.folded import folded
 
 names = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4, unique=True)
 
 
 class History(RuleBasedStateMachine):
-    """Commits, crashes, take-overs, zombies, retractions and finishes in any order."""
+    """Commits, crashes, take-overs, zombies, retractions, checkpoints and finishes in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,6 +108,19 @@ class History(RuleBasedStateMachine):
         self.whole = self.whole and not held
 
     @rule()
+    def checkpoint(self) -> None:
+        save(self.store, self.log.state)
+
+    @rule(data=st.data())
+    def a_checkpoint_is_damaged(self, data: st.DataObject) -> None:
+        for path in self.store.list(FOLDER)[-1:]:
+            file = self.folder / path
+            whole = file.read_bytes()
+            at = data.draw(st.integers(0, len(whole) - 1))
+            torn = whole[:at] + data.draw(st.sampled_from((b"", b"\0" + whole[at + 1 :])))
+            file.write_bytes(torn)
+
+    @rule()
     def finish(self) -> None:
         self.log.finish({})
         self.whole = True
@@ -113,8 +128,8 @@ class History(RuleBasedStateMachine):
     @invariant()
     def whoever_reads_sees_each_accepted_row_once(self) -> None:
         state = CommitLog(self.store, "reader").load()
-        assert state.accepted == self.log.state.accepted
-        assert state.parts == self.log.state.parts
+        assert state == self.log.state == folded(self.store)
+        assert list(state.parts) == list(self.log.state.parts)
         assert {name: reward for name, (_, reward) in state.accepted.items()} == self.model
         assert self.seen <= set(state.attempts)
         table = RolloutDataset(self.store).scan(columns=["trajectory_id", "reward"])
