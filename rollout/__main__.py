@@ -18,7 +18,10 @@ from rollout.checks import nearest
 from rollout.compose import Composed, compose_here, conf_dir, diagnose, register, spelled_for_hydra
 from rollout.errors import ConfigError, RolloutError
 
-VERBS = ("doctor", "tasks", "show", "retry", "rescore", "export", "shell", "blueprint", "objects")
+VERBS = (
+    *("doctor", "tasks", "show", "retry", "rescore", "export", "shell", "blueprint", "objects"),
+    *("compact", "gc"),
+)
 """Each is a module of `rollout.commands` with `main(argv) -> int`, imported when asked for."""
 
 FAILED, BAD_CONFIG, INTERRUPTED = 1, 2, 130

@@ -17,6 +17,8 @@ python -m rollout show RUN [TRAJECTORY]              the rollouts of a run, the 
 python -m rollout retry RUN [outcome=[a,b]]          make rollouts again that ended so
 python -m rollout rescore RUN scorer=NAME            score what its agents left once more
 python -m rollout export RUN format=sft              conversations to fine-tune on; format=atif
+python -m rollout compact RUN                        the same rows in fewer, larger parts
+python -m rollout gc RUN                             remove what kills left and nothing names
 python -m rollout shell RUN TRAJECTORY               look around in what a rollout left
 python -m rollout shell --blueprint NAME             a shell in a fresh sandbox
 python -m rollout blueprint build NAME               make an image; also: show, hash, bake

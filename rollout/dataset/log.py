@@ -21,7 +21,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from rollout.dataset.base import CommitReply, CommitRequest
+from rollout.dataset.base import CommitReply, CommitRequest, Part
 from rollout.dataset.checkpoint import AT_END_ROWS, EVERY_ENTRIES, EVERY_ROWS, newest, save
 from rollout.dataset.judge import judge, new_attempts, new_in_plan
 from rollout.dataset.parts import is_part, make_part, read_part, without
@@ -178,6 +178,18 @@ class CommitLog:
                 body = {"ids": sorted(gone), "removes": list(touched), "adds": adds}
                 if self._append("retract", body):
                     return
+
+    def compact(self, merged: Mapping[Part, Sequence[str]]) -> None:
+        """Put parts in the place of several each, which stand in a row and hold the same rows.
+
+        `merged`: a part that is put already, to the paths of those that it is made of.
+        """
+        with self._lock:
+            self._check_mine()
+            adds = [{"part": asdict(part), "of": list(of)} for part, of in merged.items()]
+            removes = [path for of in merged.values() for path in of]
+            if not self._append("compact", {"removes": removes, "adds": adds}):
+                raise StoreError(f"{self.store.uri} was written to meanwhile; try it again")
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Remove what no commit names and write `_final/<n>.json` with `summary`.

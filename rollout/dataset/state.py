@@ -9,6 +9,7 @@ An entry is one object `_log/<20 digits>.json`, numbered from 1 without gaps:
     commit    {commits: [{worker, epoch, parts, ids, outcomes, rewards}], attempts}
     attempts  {attempts: {id: [...]}}             ended attempts whose rollouts are not done yet
     retract   {ids, removes: [path], adds: [{part, ids}]}
+    compact   {removes: [path], adds: [{part, of: [path]}]}     the same rows in fewer parts
     finish    {n}                                 all is committed; `_final/<n>.json` follows
 
 Whoever reads refuses what it does not know: a newer version, another kind, a gap, a torn entry.
@@ -150,6 +151,20 @@ def _fold_retract(state: RunState, body: Mapping[str, Any]) -> None:
         del state.accepted[trajectory_id]
 
 
+def _fold_compact(state: RunState, body: Mapping[str, Any]) -> None:
+    """A merged part stands where the first of those that it is made of stood."""
+    merged = {path: added for added in body["adds"] for path in added["of"]}
+    if merged.keys() != set(body["removes"]) or not merged.keys() <= state.parts.keys():
+        raise ValueError("it merges parts that are not there")
+    held, ids_of, state.parts, state.part_ids = state.parts, state.part_ids, {}, {}
+    for path, part in held.items():
+        if path not in merged:
+            _name_part(state, part, ids_of[path])
+        elif path == merged[path]["of"][0]:
+            ids = (name for each in merged[path]["of"] for name in ids_of[each])
+            _name_part(state, Part(**merged[path]["part"]), tuple(ids))
+
+
 def _fold_finish(state: RunState, body: Mapping[str, Any]) -> None:
     state.finals = int(body["n"])
 
@@ -167,6 +182,7 @@ _FOLDS: Mapping[str, Callable[[RunState, Mapping[str, Any]], None]] = {
     "commit": _fold_commit,
     "attempts": _fold_attempts,
     "retract": _fold_retract,
+    "compact": _fold_compact,
     "finish": _fold_finish,
 }
 

@@ -32,9 +32,8 @@ from rollout.types import Trajectory
 
 T = TypeVar("T")
 
-REWRITES = frozenset({"retract"})
-"""Kinds of entries that put other parts in the place of some: `removes`, `adds`, and `ids` that are
-taken back."""
+REWRITES = frozenset({"retract", "compact"})
+"""Kinds of entries that put other parts in the place of some: `removes`, `adds`."""
 
 _CURSOR = re.compile(r"1:(\d{1,18}):(\d{1,18})")
 
@@ -99,6 +98,8 @@ class Tail(Generic[T]):
         self._store, self._kind, self.place = store, kind, place
         self._stop, self._last, self._wanted = stop, last, wanted
         self._follow, self._poll_s = follow, poll_s
+        self._read_last: dict[str, tuple[str, pa.Table]] = {}
+        """Table to the part that was read last, and its rows."""
         self._check_is_there()
         self._rows = self._all()
 
@@ -177,10 +178,12 @@ class Tail(Generic[T]):
         if part is None:
             empty = TABLES[table].empty_table()
             return empty if columns is None else empty.select(columns)
-        wanted = pc.field("trajectory_id").isin(sorted(ids))
-        if self._wanted is not None:
-            wanted &= self._wanted
-        return read_part(part, self._store.get(part.path), columns, wanted)
+        # Many commits may stand in one merged part, one after the other.
+        path, rows = self._read_last.get(table, ("", None))
+        if path != part.path:
+            rows = read_part(part, self._store.get(part.path), columns, self._wanted)
+            self._read_last[table] = (part.path, rows)
+        return rows.filter(pc.field("trajectory_id").isin(sorted(ids)))
 
 
 def _whole(tables: Mapping[str, pa.Table]) -> Iterator[tuple[str, Trajectory]]:
@@ -199,19 +202,22 @@ class Moves:
 
     def __init__(self, known: Sequence[Entry], seq: int) -> None:
         self._rewrites = [e.body for e in known if e.seq > seq and e.kind in REWRITES]
-        self.taken_back = {name for body in self._rewrites for name in body["ids"]}
+        self.taken_back = {name for body in self._rewrites for name in body.get("ids", ())}
 
     def now(self, part: Part, ids: Set[str]) -> Part | None:
         """What holds these ids' rows of `part` by now; None where none of them is left."""
         held: Part | None = part if ids else None
         for body in self._rewrites:
             if held is not None and held.path in body["removes"]:
-                held = _successor(body, held.table, ids)
+                held = _successor(body, held, ids)
         return held
 
 
-def _successor(body: Mapping[str, Any], table: str, ids: Set[str]) -> Part | None:
+def _successor(body: Mapping[str, Any], part: Part, ids: Set[str]) -> Part | None:
+    """Of a retraction the part of the same table that has these ids, of a compaction the one that
+    is made of it."""
     for added in body["adds"]:
-        if added["part"]["table"] == table and not ids.isdisjoint(added["ids"]):
+        same = added["part"]["table"] == part.table
+        if part.path in added.get("of", ()) or (same and not ids.isdisjoint(added.get("ids", ()))):
             return Part(**added["part"])
     return None

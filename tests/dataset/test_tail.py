@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.dataset as pads
 import pytest
 
+from rollout.dataset.compaction import Compacted, compact
 from rollout.dataset.log import CommitLog
 from rollout.dataset.parts import make_part
 from rollout.dataset.reader import RolloutDataset
@@ -77,6 +79,13 @@ class Run:
             made.append(part)
         request = request_for(made[0], rows, epoch=self.log.epoch)
         return replace(request, parts=tuple(made))
+
+    def compact(self, target_bytes: int) -> Compacted:
+        """By somebody else, who takes the run over; it is taken back afterwards."""
+        done = compact(self.store, target_bytes=target_bytes, owner="compact")
+        self.log = CommitLog(self.store, "test")
+        self.log.announce()
+        return done
 
     def dataset(self) -> RolloutDataset:
         return RolloutDataset(self.store)
@@ -159,6 +168,48 @@ def test_a_snapshot_is_followed_no_further(run: Run) -> None:
     assert names(then.tail()) == ["a-0"]
 
 
+def test_compaction_keeps_rows_their_order_and_every_cursor(run: Run) -> None:
+    for name in "abcd":
+        run.commit(*(member(name, sample) for sample in range(SIZE)))
+    run.log.retract(["b-1"])
+    run.log.finish({"said": "so"})
+    before = run.dataset().scan()
+    tails = []
+    for skipped in range(before.num_rows):
+        tail = run.dataset().tail()
+        first = [next(tail).spec.trajectory_id for _ in range(skipped)]
+        tails.append((first, tail.cursor))
+    in_use = run.dataset().tail()
+    taken = [next(in_use).spec.trajectory_id]
+    done = run.compact(1 << 26)
+    assert (done.before, done.after) == (8, 2)
+    assert run.dataset().scan().equals(before)
+    order = names(run.dataset().tail())
+    assert all(first + names(run.dataset().tail(cursor)) == order for first, cursor in tails)
+    assert taken + names(in_use) == order
+    assert all(row.sequences for row in run.dataset().tail())
+    bare = pads.dataset(Path(run.dataset().uri) / "trajectories", format=run.format)
+    assert bare.count_rows() == before.num_rows
+    run.log.finish({})
+    assert run.compact(1 << 26).after == 2, "nothing is left to merge"
+
+
+def test_parts_are_merged_up_to_a_size(run: Run) -> None:
+    for name in "abcdef":
+        run.commit(member(name, 0))
+    run.log.finish({})
+    sizes = [part.bytes for part in run.log.state.parts.values() if part.table == "trajectories"]
+    assert run.compact(sum(sizes[:2])).after == 2 + 3
+
+
+def test_a_run_at_work_is_not_compacted(run: Run) -> None:
+    run.commit(member("a", 0))
+    run.commit(member("a", 1))
+    with pytest.raises(StoreError, match="is not finished"):
+        compact(run.store, target_bytes=1 << 26, owner="compact")
+    run.commit(member("a", 2))
+
+
 @pytest.mark.parametrize("cursor", ["", "1:2", "2:1:1", "1:-1:0", "x" * 1000])
 def test_what_is_no_cursor_is_refused(run: Run, cursor: str) -> None:
     with pytest.raises(StoreError, match="no cursor"):
@@ -238,6 +289,8 @@ def test_readers_that_come_and_go_see_each_row_and_each_group_once(
                 groups_at = groups.cursor
         elif happens == "finish":
             run.log.finish({})
+            if rng.random() < 0.6:
+                run.compact(rng.choice([1 << 14, 1 << 26]))
     rows_seen += names(run.dataset().tail(rows_at))
     groups_seen += [group.group_id for group in run.dataset().groups(groups_at)]
     assert sorted(rows_seen) == sorted(standing)
