@@ -20,7 +20,7 @@ from rollout.errors import ConfigError, RolloutError
 
 VERBS = (
     *("doctor", "tasks", "show", "retry", "rescore", "export", "shell", "blueprint", "objects"),
-    *("compact", "gc"),
+    *("attach", "status", "cancel", "compact", "gc"),
 )
 """Each is a module of `rollout.commands` with `main(argv) -> int`, imported when asked for."""
 

@@ -354,6 +354,8 @@ class RunConf:
     """Rollouts of each (arm, task): the group size."""
     dry_run: bool = False
     """Print the plan and start nothing."""
+    detach: bool = False
+    """Leave the run to a Ray cluster that outlives this command, and return; see `attach`."""
     keep_on: list[str] = field(default_factory=list)
     """Outcomes, or `all`: of rollouts that end so the agent's files are kept, for `shell`."""
     keep_limit_mb: float = 256.0

@@ -67,6 +67,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 
 INSIDE_FUNCTIONS = {
     ("executor.engines", "rollout.sandbox.docker.engine"): "its library is slow to import",
+    ("commands.run", "rollout.executor.ray_away"): "only for runs that are left to a cluster",
+    ("commands.afar", "rollout.executor.ray_away"): "only for runs on a cluster",
     ("build", "rollout.executor.ray"): "Ray takes a second to import; executor=local needs none",
     (
         "dataset.parts",

@@ -1,128 +1,58 @@
-"""A process of a sandbox on this program's own terminal, or between its pipes.
+"""`attach RUN`: the progress of a run that is at work on a cluster, to its end."""
 
-On a terminal every key goes through as it is, ^C and ^D too: the sandbox's own terminal knows what
-they mean. Whatever happens, this terminal is afterwards as it was.
+import sys
+import time
+from collections.abc import Sequence
+
+from rollout.commands.afar import ADDRESS, Afar, afar
+from rollout.commands.where import STORE_WORDS, read_words
+from rollout.errors import ConfigError
+from rollout.report.progress import LiveProgress
+from rollout.report.render import closing, show, text
+from rollout.report.summary import summarise
+
+LOOK_S = 0.5
+OK, MISSING = 0, 1
+USAGE = """\
+python -m rollout attach RUN [executor.address=…]
+                             [store.uri=…] [store.endpoint_url=…] [store.region=…]
+
+RUN  a run's name below store.uri (default: runs), its folder, or s3://bucket/prefix/run
+
+^C leaves; the run goes on. Exit codes: 0 every rollout has its reward, 1 some have none, 130 left.
 """
 
-import asyncio
-import os
-import select
-import signal
-import termios
-import tty
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
-from rollout.errors import SandboxError
-from rollout.sandbox.base import Process
-
-STDIN, STDOUT, STDERR = 0, 1, 2
-BROKEN_PIPE = 128 + signal.SIGPIPE
-_CHUNK_BYTES = 64 << 10
+def main(argv: Sequence[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        show(sys.stdout, text(USAGE))
+        return 0
+    words = read_words(argv, (ADDRESS, *STORE_WORDS), USAGE)
+    if len(words.plain) != 1:
+        raise ConfigError(f"attach takes one run\n{USAGE}")
+    with afar(words) as run:
+        _watch(run)
+        return _close(run)
 
 
-def on_terminal() -> bool:
-    """Whether a person sits there: both input and output are a terminal."""
-    return os.isatty(STDIN) and os.isatty(STDOUT)
+def _watch(run: Afar) -> None:
+    """Until nobody is at work on it any more."""
+    with LiveProgress() as shown:
+        shown.update(run.committed())
+        while run.cluster is not None:
+            if (progress := run.cluster.progress()) is not None:
+                shown.update(progress)
+            elif not run.cluster.begins():
+                break
+            time.sleep(LOOK_S)
 
 
-def terminal_size() -> tuple[int, int]:
-    """Rows and columns; a terminal that tells none has 24 by 80."""
-    with suppress(OSError):
-        size = os.get_terminal_size(STDOUT)
-        if size.lines and size.columns:
-            return size.lines, size.columns
-    return 24, 80
-
-
-async def attach(process: Process, *, terminal: bool) -> int:
-    """Pass input and output on until the process ends; its exit code."""
-    if not terminal:
-        return await _converse(process)
-    with _raw(STDIN), _following_size(process):
-        return await _converse(process)
-
-
-async def _converse(process: Process) -> int:
-    feeding = asyncio.create_task(_feed(process))
-    try:
-        async for stream, data in process:
-            target = STDOUT if stream == "stdout" else STDERR
-            await asyncio.to_thread(_write, target, data)
-        return (await process.wait()).exit_code
-    except OSError:
-        # Nobody reads any more; what cannot be shown is not made either.
-        process.close()
-        return BROKEN_PIPE
-    finally:
-        feeding.cancel()
-        await asyncio.wait({feeding})
-
-
-async def _feed(process: Process) -> None:
-    """All of the input, to its end; what stops it is told by the output's side."""
-    with suppress(SandboxError):
-        while data := await _read():
-            await process.write_stdin(data)
-        await process.close_stdin()
-
-
-async def _read() -> bytes:
-    """What there is to read now; nothing at the end."""
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    try:
-        loop.add_reader(STDIN, _tell, ready)
-    except OSError:
-        ready.set_result(None)  # A plain file, which cannot be waited for, and need not be.
-    try:
-        await ready
-        return os.read(STDIN, _CHUNK_BYTES)
-    except OSError:
-        return b""
-    finally:
-        with suppress(OSError):
-            loop.remove_reader(STDIN)
-
-
-def _tell(ready: "asyncio.Future[None]") -> None:
-    if not ready.done():
-        ready.set_result(None)
-
-
-def _write(target: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        try:
-            left = left[os.write(target, left) :]
-        except BlockingIOError:
-            select.select([], [target], [])
-
-
-@contextmanager
-def _raw(terminal: int) -> Iterator[None]:
-    before = termios.tcgetattr(terminal)
-    try:
-        tty.setraw(terminal, termios.TCSANOW)
-        yield
-    finally:
-        with suppress(termios.error):  # It has gone away.
-            termios.tcsetattr(terminal, termios.TCSANOW, before)
-
-
-@contextmanager
-def _following_size(process: Process) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    tasks: set[asyncio.Task[None]] = set()
-
-    def resize() -> None:
-        task = asyncio.ensure_future(process.resize(*terminal_size()))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    loop.add_signal_handler(signal.SIGWINCH, resize)
-    resize()  # It may have changed since the process was started.
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGWINCH)
+def _close(run: Afar) -> int:
+    state = run.dataset.state
+    each = len(state.tasks) * state.samples
+    summary = summarise(run.dataset, dict.fromkeys(state.arms, each))
+    missing = run.planned - len(state.accepted)
+    notes = [f"{missing} rollouts are still to do"] if missing else []
+    show(sys.stdout, closing(summary, run.dataset.uri, notes))
+    scored = all(reward is not None for _, reward in state.accepted.values())
+    return OK if scored and not missing else MISSING

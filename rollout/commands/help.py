@@ -14,6 +14,7 @@ Agent rollouts in bulk: isolated sandboxes on Ray, scored, into an Arrow dataset
 python -m rollout +experiment=NAME [key=value …]     run an experiment, or what is missing of it
 python -m rollout tasks check PATH                   do gold solutions pass and empty ones fail?
 python -m rollout show RUN [TRAJECTORY]              the rollouts of a run, the story of one
+python -m rollout status RUN                         one look; attach RUN follows, cancel RUN ends
 python -m rollout retry RUN [outcome=[a,b]]          make rollouts again that ended so
 python -m rollout rescore RUN scorer=NAME            score what its agents left once more
 python -m rollout export RUN format=sft              conversations to fine-tune on; format=atif

@@ -56,7 +56,7 @@ def saved_run(parent: str, name: str, store: StoreConf) -> Composed:
     if composed.conf.name != name:
         raise ConfigError(f"{uri} holds run {composed.conf.name!r}; its folder must keep that name")
     for conf in (composed.conf, *(point.conf for point in composed.points)):
-        conf.dry_run = False
+        conf.dry_run = conf.detach = False
         conf.store.uri = parent
         conf.store.endpoint_url = store.endpoint_url or conf.store.endpoint_url
         conf.store.region = store.region or conf.store.region

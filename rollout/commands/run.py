@@ -33,9 +33,25 @@ def run(composed: Composed) -> int:
         return OK
     if not job.standing.missing and job.state.finished:
         return _already_finished(job)
+    if job.conf.detach:
+        return _leave_to_cluster(job)
     stopped = execute(job)
     standing = _show_closing(job)
     return INTERRUPTED if stopped and standing.missing else standing.exit_code
+
+
+def _leave_to_cluster(job: Job) -> int:
+    """Let the run go on without us; the exit code says only that it began."""
+    from rollout.executor.ray_away import refuse_mortal, submit
+
+    refuse_mortal(job.conf.executor)
+    build.record_start(job)
+    dashboard = submit(job.plan)
+    told = [f"{job.conf.name} runs on the cluster now; nothing here is needed any more"]
+    told += [f"dashboard {dashboard}"] if dashboard else []
+    told += [f"python -m rollout {verb} {job.plan.run_uri}" for verb in ("attach", "cancel")]
+    show(sys.stdout, *map(text, told))
+    return OK
 
 
 def execute(job: Job) -> bool:

@@ -14,9 +14,9 @@ from typing import Any
 from rollout import build
 from rollout.baking import by_hand, check_movable, how_to_use, keep, new_option, write_option
 from rollout.checks import CHOICES, nearest
-from rollout.commands.attach import attach, on_terminal, terminal_size
 from rollout.commands.retry import saved_run
 from rollout.commands.show import full_id
+from rollout.commands.terminal import attach, on_terminal, terminal_size
 from rollout.commands.where import STORE_WORDS, Words, place_of, read_words
 from rollout.config import KEEP_LIMIT_MAX_MB, EngineConf, ObjectsConf, RunConf, arm_name
 from rollout.dataset.reader import open_dataset

@@ -17,8 +17,6 @@ from pathlib import Path
 from tests.census import Place
 
 ROOT = Path(__file__).parent.parent.parent
-NODES = 4
-"""That may hold sandboxes, besides the head."""
 DRAIN_S = 60
 
 
@@ -45,12 +43,12 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes(here: Place) -> Iterator[RayNodes]:
-    """Up while the block runs; afterwards gone, with all that it had started."""
+def ray_nodes(here: Place, count: int = 4) -> Iterator[RayNodes]:
+    """So many that may hold sandboxes, besides the head; up while the block runs."""
     token = secrets.token_hex(16)
     clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.chaos.cluster"],
+        [sys.executable, "-m", "tests.chaos.cluster", str(count)],
         cwd=ROOT,
         env={**clean, **here.environment, **_guarded(token), "RAY_USAGE_STATS_ENABLED": "0"},
         stdin=subprocess.PIPE,
@@ -79,7 +77,7 @@ def main() -> None:
     head["temp_dir"] = f"{os.environ['TMPDIR']}/ray"
     cluster = Cluster(initialize_head=True, head_node_args=head)
     one = {"num_cpus": 1, "resources": {"sandbox_host": 1}, "object_store_memory": 100 << 20}
-    nodes = [cluster.add_node(**one) for _ in range(NODES)]
+    nodes = [cluster.add_node(**one) for _ in range(int(sys.argv[1]))]
     cluster.wait_for_nodes()
     print(cluster.address, flush=True)
     for line in sys.stdin:
