@@ -1,6 +1,7 @@
 """An S3 endpoint that fails as stores do, in front of one that works."""
 
 import asyncio
+import io
 import math
 import threading
 from collections.abc import Callable
@@ -92,7 +93,7 @@ class FaultyStore:
             request.method,
             f"{self._upstream}{request.raw_path}",
             headers=headers,
-            data=body,
+            data=io.BytesIO(body),  # as bytes it warns of long ones
             skip_auto_headers=("Content-Type", "Accept-Encoding", "User-Agent"),
             allow_redirects=False,
         ) as reply:
