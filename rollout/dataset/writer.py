@@ -1,8 +1,9 @@
 """A worker's way into the dataset: rows are buffered, written as parts and committed.
 
-A part goes out when the buffer is full or its oldest row is old enough. It is encoded in memory,
-put if absent, and then named to the coordinator. If some of its rows were accepted from another
-part meanwhile, a new part without them is written; the refused one is never visible.
+A part goes out when the buffer is full or its oldest row is old enough. It is encoded in memory
+while the part before it is put if absent and named to the coordinator; parts go out in order. If
+some of its rows were accepted from another part meanwhile, a new part without them is written; the
+refused one is never visible.
 
 Nothing is dropped silently: while the store fails, the same part is tried again with growing
 pauses; when it fails for too long, the error comes out of `add`, `flush` and `close`, and the rows
@@ -26,6 +27,10 @@ from rollout.types import Trajectory
 
 TOKEN_BYTES = 9
 """Of a sequence: an id, a log probability, a place in the mask."""
+UNDER_WAY = 2
+"""Parts at once: one that is put and committed, and the next, which is encoded meanwhile."""
+
+Made = list[tuple[Part, bytes]]
 
 
 class DatasetWriter:
@@ -57,16 +62,17 @@ class DatasetWriter:
         self._commit = commit
         self._retry_s = retry_s
         self._rows: list[Trajectory] = []
-        self._publishing: list[Trajectory] = []
         self._row_bytes = 0
         """Of `_rows`."""
         self._held_bytes = 0
-        """Of `_rows` and `_publishing`."""
+        """Of `_rows` and of what is on its way."""
         self._oldest_s = math.inf
         """When the first of `_rows` came, on the monotonic clock."""
         self._added = 0
         self._committed = 0
         self._parts_made = 0
+        self._under_way = asyncio.Semaphore(UNDER_WAY)
+        self._encoding, self._sending = asyncio.Lock(), asyncio.Lock()
         self._hurry = False
         """Somebody waits for a flush: write what there is."""
         self._closing = False
@@ -78,6 +84,11 @@ class DatasetWriter:
     def buffered_rows(self) -> int:
         """Rows added and not committed yet."""
         return self._added - self._committed
+
+    @property
+    def buffered_bytes(self) -> int:
+        """About what these rows take."""
+        return self._held_bytes
 
     async def add(self, trajectory: Trajectory) -> None:
         """Take the row; waits while too much is held. StoreError when earlier rows are stuck."""
@@ -101,10 +112,9 @@ class DatasetWriter:
         """Returns when everything added before is committed; StoreError when it cannot be."""
         async with self._changed:
             wanted = self._added
-            while self._committed < wanted and not self._failure:
-                self._hurry = True
-                self._changed.notify_all()
-                await self._changed.wait()
+            self._hurry = bool(self._rows)
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: self._failure or self._committed >= wanted)
             self._raise_failure()
 
     async def close(self) -> None:
@@ -121,26 +131,23 @@ class DatasetWriter:
     # ------------------------------------------------------------ the background task
 
     async def _work(self) -> None:
-        try:
-            async with boundary(StoreError, f"dataset writer of {self._worker}"):
-                while await self._something_due():
-                    await self._publish(self._publishing)
-                    await self._forget_published()
-        except StoreError as exc:
-            async with self._changed:
-                self._failure = exc
-                self._changed.notify_all()
+        """Parts go out in order; the next one is encoded while one is on its way."""
+        async with asyncio.TaskGroup() as group:
+            while await self._something_due():
+                batch, size = self._rows, self._row_bytes
+                self._rows, self._row_bytes = [], 0
+                self._oldest_s, self._hurry = math.inf, False
+                group.create_task(self._send(batch, size))
 
     async def _something_due(self) -> bool:
-        """Wait for a batch and move it to `_publishing`; False when closed and empty."""
+        """Wait for rows that are to go out now; False when there will be none."""
+        await self._under_way.acquire()
         async with self._changed:
             while not self._due():
-                if self._closing and not self._rows:
+                if self._failure or (self._closing and not self._rows):
                     return False
                 await self._wait_for_change()
-            self._publishing, self._rows = self._rows, []
-            self._row_bytes, self._oldest_s, self._hurry = 0, math.inf, False
-            return True
+            return not self._failure
 
     def _due(self) -> bool:
         if not self._rows:
@@ -157,11 +164,18 @@ class DatasetWriter:
         except TimeoutError:
             return
 
-    async def _forget_published(self) -> None:
+    async def _send(self, batch: Sequence[Trajectory], size: int) -> None:
+        """Publish the rows; what goes wrong comes out of `add`, `flush` and `close`."""
+        try:
+            async with boundary(StoreError, f"dataset writer of {self._worker}"):
+                await self._publish(batch)
+        except StoreError as exc:
+            self._failure = self._failure or exc
+        else:
+            self._held_bytes -= size
+            self._committed += len(batch)
+        self._under_way.release()
         async with self._changed:
-            self._held_bytes -= sum(row_bytes(row) for row in self._publishing)
-            self._committed += len(self._publishing)
-            self._publishing = []
             self._changed.notify_all()
 
     # ------------------------------------------------------------ one part
@@ -170,29 +184,36 @@ class DatasetWriter:
         """Put and commit the rows, without those that the log holds already."""
         # The first of two rows of one rollout counts, as it does between workers.
         rows = list({row.spec.trajectory_id: row for row in reversed(batch)}.values())[::-1]
-        while rows:
-            parts = await self._put(rows)
-            request = self._request(parts, rows)
-            reply = await patiently("commit", partial(self._asked, request), self._retry_s)
-            if reply.accepted:
-                return
-            if not reply.duplicates:
-                raise Fenced(f"the log refuses parts of epoch {self._epoch} from {self._worker}")
-            fewer = [row for row in rows if row.spec.trajectory_id not in reply.duplicates]
-            if len(fewer) == len(rows):
-                raise StoreError(f"{parts[0].path} was refused for rows it does not hold")
-            rows = fewer
+        async with self._encoding:
+            made = await self._encoded(rows)
+        async with self._sending:
+            self._raise_failure()
+            while fewer := await self._committed_without(rows, made):
+                rows, made = fewer, await self._encoded(fewer)
 
-    async def _put(self, rows: list[Trajectory]) -> tuple[Part, ...]:
-        """The rows' part, and one of their sequences where there are any."""
-        made = await asyncio.to_thread(self._encode, rows, self._parts_made)
-        self._parts_made += 1
+    async def _committed_without(self, rows: list[Trajectory], made: Made) -> list[Trajectory]:
+        """Put the parts and have them committed; rows to try again without the others."""
         for part, data in made:
             put = partial(asyncio.to_thread, put_same, self._store, part.path, data)
             await patiently(f"write {part.path}", put, self._retry_s)
-        return tuple(part for part, _ in made)
+        parts = tuple(part for part, _ in made)
+        request = self._request(parts, rows)
+        reply = await patiently("commit", partial(self._asked, request), self._retry_s)
+        if reply.accepted:
+            return []
+        if not reply.duplicates:
+            raise Fenced(f"the log refuses parts of epoch {self._epoch} from {self._worker}")
+        fewer = [row for row in rows if row.spec.trajectory_id not in reply.duplicates]
+        if len(fewer) == len(rows):
+            raise StoreError(f"{parts[0].path} was refused for rows it does not hold")
+        return fewer
 
-    def _encode(self, rows: list[Trajectory], number: int) -> list[tuple[Part, bytes]]:
+    async def _encoded(self, rows: list[Trajectory]) -> Made:
+        """The rows' part, and one of their sequences where there are any, with their bytes."""
+        number, self._parts_made = self._parts_made, self._parts_made + 1
+        return await asyncio.to_thread(self._encode, rows, number)
+
+    def _encode(self, rows: list[Trajectory], number: int) -> Made:
         tables = {"trajectories": to_batch(rows)}
         if any(row.sequences for row in rows):
             tables["sequences"] = to_sequence_table(rows)

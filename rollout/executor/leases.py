@@ -47,7 +47,7 @@ class LeaseBook:
         """`limit_s`: how long a worker may hold a lease of this spec at most."""
         self._specs = {s.trajectory_id: s for s in specs if s.trajectory_id not in accepted}
         self._order = {name: place for place, name in enumerate(self._specs)}
-        self._attempts = {name: tuple(attempts.get(name, ())) for name in self._specs}
+        self._attempts = {name: tuple(attempts[name]) for name in self._specs if name in attempts}
         self._epoch = epoch
         self._retry = retry
         self._limit_s = limit_s
@@ -113,7 +113,7 @@ class LeaseBook:
             heapq.heappush(self._ready, (place, name))
 
     def _grant(self, worker: str, name: str, now_s: float) -> Lease:
-        spec, tried = self._specs[name], self._attempts[name]
+        spec, tried = self._specs[name], self._attempts.get(name, ())
         used_up = self._tries(name) >= self._retry.max_attempts
         latest = max((attempt.n for attempt in tried), default=0)
         lease = Lease(
@@ -130,7 +130,7 @@ class LeaseBook:
         return lease
 
     def _tries(self, name: str) -> int:
-        return sum(attempt.epoch == self._epoch for attempt in self._attempts[name])
+        return sum(attempt.epoch == self._epoch for attempt in self._attempts.get(name, ()))
 
     # ---------------------------------------------------------------- taking back
 
@@ -180,7 +180,7 @@ class LeaseBook:
 
     def _end_attempt(self, name: str, attempt: Attempt, now_s: float) -> None:
         self._let_go(name)
-        self._attempts[name] = (*self._attempts[name], attempt)
+        self._attempts[name] = (*self._attempts.get(name, ()), attempt)
         pause_s = self._retry.backoff_s * 2 ** (self._tries(name) - 1)
         due_s = now_s + pause_s * random.uniform(0.5, 1.5)
         heapq.heappush(self._resting, (due_s, self._order[name], name))

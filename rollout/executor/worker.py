@@ -438,6 +438,7 @@ class Worker:
             self._counts = {
                 "running": float(len(self._running)),
                 "buffered_rows": float(self._writer.buffered_rows),
+                "buffered_mb": self._writer.buffered_bytes / 2**20,
                 "resource_alerts": float(self._alerts),
                 **self._pool.counts(),
             }

@@ -1,6 +1,8 @@
 """An S3 endpoint that fails as stores do, in front of one that works."""
 
 import asyncio
+import io
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,6 +27,10 @@ class FaultyStore:
         self.fault: str | None = None
         self.met = 0
         """Requests that met a fault."""
+        self.bytes_per_s = math.inf
+        """Of all that is put, over all connections."""
+        self.put_bytes = 0
+        self._line = asyncio.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -61,7 +67,9 @@ class FaultyStore:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         fault = self.fault
         if fault is None:
-            return await self._passed_on(request, await request.read())
+            body = await request.read()
+            await self._pace(len(body))
+            return await self._passed_on(request, body)
         self.met += 1
         if fault == "slow_down":
             await request.read()
@@ -74,13 +82,18 @@ class FaultyStore:
             await asyncio.sleep(0.05)
         return _hung_up(request)
 
+    async def _pace(self, size: int) -> None:
+        async with self._line:
+            await asyncio.sleep(size / self.bytes_per_s)
+            self.put_bytes += size
+
     async def _passed_on(self, request: web.Request, body: bytes) -> web.Response:
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _OF_A_CONNECTION}
         async with self._session.request(
             request.method,
             f"{self._upstream}{request.raw_path}",
             headers=headers,
-            data=body,
+            data=io.BytesIO(body),  # as bytes it warns of long ones
             skip_auto_headers=("Content-Type", "Accept-Encoding", "User-Agent"),
             allow_redirects=False,
         ) as reply:

@@ -1,6 +1,7 @@
 """Agents that tell a test where they are, by files in a folder, and end as it wants."""
 
 import asyncio
+import base64
 import os
 import uuid
 from pathlib import Path
@@ -9,7 +10,7 @@ from rollout.agents.base import Model, Recorder
 from rollout.aio import Deadline
 from rollout.errors import ModelError
 from rollout.sandbox.base import Sandbox
-from rollout.types import StopReason, Task
+from rollout.types import Message, StopReason, Task
 
 
 class Gated:
@@ -72,3 +73,25 @@ class Buggy:
         record: Recorder,
     ) -> StopReason:
         raise ValueError("my own fault")
+
+
+class Talker:
+    """Records what no codec makes smaller, and passes."""
+
+    name, version = "talker", "1"
+
+    def __init__(self, *, kb: int) -> None:
+        self._kb = kb
+
+    async def run(
+        self,
+        task: Task,
+        sandbox: Sandbox,
+        model: Model | None,
+        deadline: Deadline,
+        record: Recorder,
+    ) -> StopReason:
+        said = base64.b64encode(os.urandom(self._kb * 768)).decode()
+        record.message(Message(role="assistant", content=said))
+        await sandbox.exec(["touch", "/tmp/done"])
+        return StopReason.COMPLETED
