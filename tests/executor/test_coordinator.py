@@ -161,6 +161,20 @@ async def test_a_silent_worker_loses_its_leases_and_its_late_row_still_counts_on
     assert_complete(plan)
 
 
+async def test_who_is_heard_keeps_what_it_runs_however_long_it_takes(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, [ARM], tasks=1, samples=2, lease_ttl_s=0.5)
+    async with running(plan) as coordinator:
+        slow, idle = Hand(plan, coordinator, "slow"), Hand(plan, coordinator, "idle")
+        leases = await slow.lease(2)
+        for _ in range(30):  # three times as long as a silent worker would have
+            assert (await slow.beat(*leases)).lost == ()
+            assert await idle.lease(2) == []
+            await asyncio.sleep(0.05)
+        await slow.commit(*leases)
+        await slow.writer.close()
+    assert [len(row["attempts"]) for row in assert_complete(plan)] == [1, 1]
+
+
 async def test_a_lost_reply_strands_no_lease(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, [ARM], tasks=1, samples=1, lease_ttl_s=0.3)
     async with running(plan) as coordinator:
