@@ -11,6 +11,7 @@ No agent's own artifact can be named so, since those have no slash.
 import hashlib
 import re
 from dataclasses import replace
+from typing import Any
 
 from rollout.dataset.store_base import Store
 from rollout.errors import StoreError
@@ -39,7 +40,8 @@ def whole(store: Store, row: Trajectory) -> Trajectory:
 
 def _with(message: Message, field: str | None, call: str | None, text: str) -> Message:
     if field is not None:
-        return replace(message, **{field: text})
+        changed: dict[str, Any] = {field: text}
+        return replace(message, **changed)
     calls = list(message.tool_calls)
     calls[int(call or 0)] = replace(calls[int(call or 0)], arguments=text)
     return replace(message, tool_calls=tuple(calls))
