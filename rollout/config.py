@@ -150,6 +150,8 @@ class StoreConf:
     flush_mb: float = 64.0
     flush_s: float = 5.0
     """A part is written when it holds this much, or its oldest row is this old."""
+    inline_kb: float = 64.0
+    """Of longer texts of a message the row has head and tail; all of it is an artifact."""
 
 
 @dataclass

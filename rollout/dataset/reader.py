@@ -14,6 +14,7 @@ from rollout.dataset.atif import to_atif
 from rollout.dataset.base import Part
 from rollout.dataset.grouping import KEYS, Groups
 from rollout.dataset.log import replay
+from rollout.dataset.long_texts import whole
 from rollout.dataset.parts import read_part
 from rollout.dataset.rows import from_table
 from rollout.dataset.run import read_run
@@ -169,11 +170,16 @@ class RolloutDataset:
         """Conversations to fine-tune on, `{"messages", "tools", …}`, of rollouts that were scored
         at least so high: one for each branch of a rollout. See `sft.py`."""
         for row in self.trajectories(pc.field("reward") >= min_reward):
-            yield from to_sft(row)
+            yield from to_sft(self.whole(row))
 
     def to_atif(self) -> Iterator[dict[str, Any]]:
         """Every trajectory as a document of Harbor's format, ATIF v1.7."""
-        return map(to_atif, self.trajectories())
+        return map(to_atif, map(self.whole, self.trajectories()))
+
+    def whole(self, row: Trajectory) -> Trajectory:
+        """The row with those texts of its messages that were too long for it (`store.inline_kb`):
+        in place of their heads and tails, all of them, out of its artifacts."""
+        return whole(self._store, row)
 
     def close(self) -> None:
         """Give the store's connections back."""

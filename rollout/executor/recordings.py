@@ -31,7 +31,7 @@ class SourceRecordings:
             yield await asyncio.to_thread(self._fetch, self._ids[trajectory_id], file.fileno())
 
     def _fetch(self, source_id: str, room: int) -> Recorded:
-        row = self._dataset.trajectory(source_id)
+        row = self._dataset.whole(self._dataset.trajectory(source_id))
         kept = kept_state(row, self._dataset.uri)
         state = fetched(self._dataset, kept, room)
         return Recorded(row=row, state=state, source=self._dataset.uri)

@@ -27,6 +27,7 @@ from rollout.errors import ConfigError, RolloutError
 from rollout.executor.admission import Admission, demand_of
 from rollout.executor.base import Coordinator, Heartbeat, HeartbeatReply, LeaseReply, RunPlan
 from rollout.executor.engines import make_engine
+from rollout.executor.long_texts import shortened
 from rollout.executor.lost import lost_trajectory
 from rollout.executor.meter import Meter, Unmetered, state_of
 from rollout.executor.pulse import Pulse
@@ -41,7 +42,7 @@ from rollout.pool import WarmPool
 from rollout.sandbox.base import Engine, SandboxSpec
 from rollout.sandbox.made import make_spec
 from rollout.scorers.base import Scorer, opened
-from rollout.types import Artifact, Blueprint, Lease, RolloutSpec, Task, count_by
+from rollout.types import Artifact, Blueprint, Lease, RolloutSpec, Task, Trajectory, count_by
 
 BEAT_S = 1.0
 """At most this long between two heartbeats; a fifth of the lease's time to live if less."""
@@ -315,11 +316,10 @@ class Worker:
     async def _episode(self, lease: Lease) -> None:
         name = lease.spec.trajectory_id
         try:
-            ended = await self._attempt(lease)
-            try:
-                await self._deliver(lease, ended)
-            finally:
-                ended.remove_files()
+            row = await self._settled(lease, await self._attempt(lease))
+            if row is not None:
+                self._buffered.add(name)
+                await self._writer.add(row)
         except asyncio.CancelledError:
             if name not in self._returning:
                 raise
@@ -356,32 +356,36 @@ class Worker:
         scorer = self._scorers[spec.arm]
         return await run_episode(lease, task, arm, agent, scorer, bench, on_phase)
 
-    async def _deliver(self, lease: Lease, ended: Ended) -> None:
-        """A row, or word of an attempt that will be made again."""
-        row, name = ended.trajectory, lease.spec.trajectory_id
+    async def _settled(self, lease: Lease, ended: Ended) -> Trajectory | None:
+        """The row, with all that is too large for it beside the dataset; None, and word of it to
+        the coordinator, where the attempt will be made again.
+
+        What it was made of is let go before the row waits for room.
+        """
+        row = ended.trajectory
         self._meter.ended(row)
         self._alerts += sum(event.kind == "resource_alert" for event in row.events)
-        if not (row.outcome.scored or lease.last or lease.record_only):
-            await self._coordinator.attempt_failed(self._name, name, row.attempts[-1])
-            return
-        kept = await self._keep(ended)
-        self._buffered.add(name)
-        await self._writer.add(replace(row, artifacts=(*row.artifacts, *kept)))
+        try:
+            if row.outcome.scored or lease.last or lease.record_only:
+                return await self._keep(ended)
+        finally:
+            ended.remove_files()
+        await self._coordinator.attempt_failed(
+            self._name, lease.spec.trajectory_id, row.attempts[-1]
+        )
+        return None
 
-    async def _keep(self, ended: Ended) -> list[Artifact]:
+    async def _keep(self, ended: Ended) -> Trajectory:
         """Put what is too large for a row beside the dataset, each attempt in a folder of its own.
 
         A lease that was handed back and given out again has the same number twice, so the folder
         has a name that was never used before: what another try had put there stays its own.
         """
-        row, kept = ended.trajectory, []
+        row, texts = shortened(ended.trajectory, int(self._plan.store.inline_kb * 1024))
         folder = f"artifacts/{row.spec.trajectory_id}/{row.epoch}-{row.attempt}-{token_hex(4)}"
-        for name, data in ended.blobs.items():
-            uri = f"{folder}/{name}"
-            put = partial(asyncio.to_thread, self._store.put_if_absent, uri, data)
-            await patiently(f"write {uri}", put)
-            digest = hashlib.sha256(data).hexdigest()
-            kept.append(Artifact(name=name, uri=uri, sha256=digest, bytes=len(data)))
+        kept = [await self._put(folder, name, data) for name, data in ended.blobs.items()]
+        for name, text in texts.items():
+            kept.append(await self._put(folder, name, text.encode(errors="replace")))
         for name, path in ended.files.items():
             uri = f"{folder}/{name}"
             digest = await asyncio.to_thread(_sha256, path)
@@ -389,7 +393,14 @@ class Worker:
             await patiently(f"write {uri}", put)
             size = path.stat().st_size
             kept.append(Artifact(name=name, uri=uri, sha256=digest, bytes=size))
-        return kept
+        return replace(row, artifacts=(*row.artifacts, *kept))
+
+    async def _put(self, folder: str, name: str, data: bytes) -> Artifact:
+        uri = f"{folder}/{name}"
+        put = partial(asyncio.to_thread, self._store.put_if_absent, uri, data)
+        await patiently(f"write {uri}", put)
+        digest = hashlib.sha256(data).hexdigest()
+        return Artifact(name=name, uri=uri, sha256=digest, bytes=len(data))
 
     async def _commit(self, request: CommitRequest) -> CommitReply:
         reply = await self._coordinator.commit(request)

@@ -14,11 +14,12 @@ from rollout.gateway.base import ModelCall, ModelReply
 from rollout.transcript import Transcript, clip
 from rollout.types import AgentStep, Message, canonical_json
 
-MESSAGE_CHARS = 64_000
-"""A longer one is kept by its head and tail; it went to the model whole."""
 MOST_MESSAGES = 20_000
 MOST_CHARS = 64 << 20
 """Of one rollout: calls beyond are answered and counted, and not written down."""
+WHOLE_CHARS = 48 << 20
+"""Of one rollout: then messages longer than MESSAGE_CHARS are kept by their heads and tails."""
+MESSAGE_CHARS = 64_000
 
 
 class Record:
@@ -156,16 +157,20 @@ class Record:
         return first
 
     def _message(self, message: Message) -> int:
-        parts = message.content_parts
+        if self._chars > WHOLE_CHARS:
+            message = _clipped(message)
         arguments = sum(len(call.arguments) for call in message.tool_calls)
-        self._chars += min(len(message.content), MESSAGE_CHARS) + len(parts or "") + arguments
-        return self._transcript.message(
-            replace(
-                message,
-                content=clip(message.content, MESSAGE_CHARS),
-                content_parts=None if parts and len(parts) > MESSAGE_CHARS else parts,
-            )
-        )
+        self._chars += len(message.content) + len(message.content_parts or "") + arguments
+        return self._transcript.message(message)
+
+
+def _clipped(message: Message) -> Message:
+    parts = message.content_parts
+    return replace(
+        message,
+        content=clip(message.content, MESSAGE_CHARS),
+        content_parts=None if parts and len(parts) > MESSAGE_CHARS else parts,
+    )
 
 
 def _beginnings(messages: tuple[Message, ...]) -> list[bytes]:

@@ -405,6 +405,19 @@ async def test_a_rollout_that_talks_without_end_fills_no_memory(
     assert [event.kind for event in made.transcript.events] == ["calls_left_out"]
 
 
+async def test_long_messages_are_whole_until_they_are_very_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(record, "WHOLE_CHARS", 300_000)
+    async with line(reply("a")) as made, made.openai as client:
+        for number in range(4):
+            said = [{"role": "user", "content": f"{number}" * 200_000}]
+            await client.chat.completions.create(model="x", messages=said)
+    sizes = [len(message.content) for message in made.transcript.messages[::2]]
+    assert sizes[:2] == [200_000, 200_000]
+    assert max(sizes[2:]) < 65_000
+
+
 # ---------------------------------------------------------------- budgets
 
 
