@@ -66,6 +66,8 @@ class DatasetWriter:
         """Of `_rows`."""
         self._held_bytes = 0
         """Of `_rows` and of what is on its way."""
+        self._waiting: list[int] = []
+        """Sizes of rows for which there is no room yet."""
         self._oldest_s = math.inf
         """When the first of `_rows` came, on the monotonic clock."""
         self._added = 0
@@ -95,7 +97,12 @@ class DatasetWriter:
         _check_finite(trajectory)
         size = row_bytes(trajectory)
         async with self._changed:
-            await self._changed.wait_for(lambda: self._failure or self._has_room(size))
+            self._waiting.append(size)
+            self._changed.notify_all()
+            try:
+                await self._changed.wait_for(lambda: self._failure or self._has_room(size))
+            finally:
+                self._waiting.remove(size)
             self._raise_failure()
             if self._closing:
                 raise StoreError(f"the writer of {self._worker} is closed and takes no more rows")
@@ -134,10 +141,7 @@ class DatasetWriter:
         """Parts go out in order; the next one is encoded while one is on its way."""
         async with asyncio.TaskGroup() as group:
             while await self._something_due():
-                batch, size = self._rows, self._row_bytes
-                self._rows, self._row_bytes = [], 0
-                self._oldest_s, self._hurry = math.inf, False
-                group.create_task(self._send(batch, size))
+                group.create_task(self._send(*self._take()))
 
     async def _something_due(self) -> bool:
         """Wait for rows that are to go out now; False when there will be none."""
@@ -149,10 +153,24 @@ class DatasetWriter:
                 await self._wait_for_change()
             return not self._failure
 
+    def _take(self) -> tuple[list[Trajectory], int]:
+        """The oldest rows, as many as make one part, and their size."""
+        size = count = 0
+        while count < len(self._rows) and size < self._flush_bytes:
+            size += row_bytes(self._rows[count])
+            count += 1
+        batch, self._rows = self._rows[:count], self._rows[count:]
+        self._row_bytes -= size
+        if not self._rows:
+            self._oldest_s, self._hurry = math.inf, False
+        return batch, size
+
     def _due(self) -> bool:
         if not self._rows:
             return False
         full = self._row_bytes >= self._flush_bytes
+        # One more row would be too many: then this is a part, though a bit short of its size.
+        full = full or (self._crowded and 2 * self._row_bytes >= self._flush_bytes)
         old = time.monotonic() >= self._oldest_s + self._flush_s
         return full or old or self._hurry or self._closing
 
@@ -242,6 +260,10 @@ class DatasetWriter:
             return await self._commit(request)
 
     # ------------------------------------------------------------ small things
+
+    @property
+    def _crowded(self) -> bool:
+        return bool(self._waiting) and not self._has_room(min(self._waiting))
 
     def _has_room(self, size: int) -> bool:
         return not self._held_bytes or self._held_bytes + size <= 2 * self._flush_bytes

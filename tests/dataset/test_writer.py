@@ -102,6 +102,38 @@ async def test_a_part_goes_out_when_it_is_large(local_store: LocalStore) -> None
     await writer.close()
 
 
+async def test_rows_that_come_all_at_once_go_out_in_parts_of_the_right_size(
+    local_store: LocalStore,
+) -> None:
+    commits = Commits(local_store)
+    writer = writing(local_store, commits, flush_bytes=3 * row_bytes(a_row("a")))
+    for name in "abcdefgh":
+        await writer.add(a_row(name))
+    await writer.flush()
+    asked = ["".join(request.trajectory_ids) for request in commits.requests]
+    assert asked == ["abc", "def", "gh"]
+    await writer.close()
+
+
+async def test_rows_that_do_not_fill_a_part_exactly_are_encoded_ahead(
+    local_store: LocalStore,
+) -> None:
+    """Parts a bit short of their size, of which two fit into the room there is."""
+    gate, commits = threading.Event(), Commits(local_store)
+    slow = Spoiled(local_store, lambda: gate.wait(60))
+    writer = writing(slow, commits, flush_bytes=5 * row_bytes(a_row("a")) // 2)
+    for name in "abcde":
+        await writer.add(a_row(name))
+    waiting = asyncio.create_task(writer.add(a_row("f")))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    gate.set()
+    await waiting
+    await writer.close()
+    asked = ["".join(request.trajectory_ids) for request in commits.requests]
+    assert asked == ["abc", "de", "f"]
+
+
 async def test_a_part_goes_out_when_its_oldest_row_is_old(local_store: LocalStore) -> None:
     commits = Commits(local_store)
     writer = writing(local_store, commits, flush_s=0.05)
