@@ -112,7 +112,7 @@ async def test_a_cluster_that_loses_nodes_and_the_coordinator(tmp_path: Path) ->
             Folder(tmp_path / "runs"),
             "executor.workers=null",
             "executor.cpus_per_worker=1",
-            slow_s=4,
+            slow_s=3,
             environment=nodes.environment,
         )
         sweep.start()

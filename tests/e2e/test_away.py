@@ -46,7 +46,7 @@ async def test_a_run_is_left_to_a_cluster_followed_cancelled_and_finished(tmp_pa
         shelf = Folder(tmp_path / "runs")
         words = ("detach=true", "executor.cpus_per_worker=1")
         sweep = Sweep(
-            0, "ray", tmp_path, here, shelf, *words, slow_s=3, environment=nodes.environment
+            0, "ray", tmp_path, here, shelf, *words, slow_s=2, environment=nodes.environment
         )
         verbs = Verbs(sweep, nodes)
         sweep.start()
