@@ -69,8 +69,9 @@ def afar(words: Words) -> Iterator[Afar]:
 
 def _executor(dataset: RolloutDataset, address: str | None) -> ExecutorConf:
     """Where the last start of the run went, unless the command line says where."""
-    saved = (dataset.starts() or [dataset.run])[-1]["config"]["config"]["executor"]
+    saved = (dataset.starts() or [dataset.run])[-1]["config"].get("config", {})
     known = ExecutorConf.__dataclass_fields__
-    conf = ExecutorConf(**{key: value for key, value in saved.items() if key in known})
+    written = saved.get("executor", {}).items()
+    conf = ExecutorConf(**{key: value for key, value in written if key in known})
     conf.address = address or conf.address
     return conf
