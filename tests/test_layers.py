@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"plan"}),
     frozenset({"executor"}),
     frozenset({"doctor"}),
-    frozenset({"report"}),
+    frozenset({"report", "training"}),
     frozenset(
         {
             "compose",
@@ -56,7 +56,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "dockerfile_parse": ("tasks.dockerfile",),
     "hatchling": ("sandbox.init.build_hook",),
     "hydra": ("compose", "compose_errors", "__main__"),
-    "numpy": ("report.", "dataset."),
+    "numpy": ("report.", "dataset.", "training."),
     "omegaconf": ("compose", "compose_errors", "__main__"),
     "pyarrow": ("dataset.", "report."),
     "ray": ("executor.ray",),

@@ -1,0 +1,35 @@
+"""The README's loop over groups runs as printed, on a run of token sequences."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tests.dataset.test_tail import SIZE, Run, member
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_loop_over_groups_runs_as_printed(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "samples_of" in block)
+    assert len(code.splitlines()) < 15
+    run = Run(tmp_path / "runs" / "rft")
+    run.store.put_if_absent("run.json", b"{}")
+    for number in range(4):
+        rows = (member(f"g{number}", n, reward=float(n == number % SIZE)) for n in range(SIZE))
+        run.commit(*(replace(row, capture_level="tokens") for row in rows))
+    run.log.finish({})
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("(1, 8192) 36 "), done.stdout
