@@ -121,7 +121,7 @@ async def test_rows_that_do_not_fill_a_part_exactly_are_encoded_ahead(
     """Parts a bit short of their size, of which two fit into the room there is."""
     gate, commits = threading.Event(), Commits(local_store)
     slow = Spoiled(local_store, lambda: gate.wait(60))
-    writer = writing(slow, commits, flush_bytes=5 * row_bytes(a_row("a")) // 2)
+    writer = writing(slow, commits, flush_bytes=13 * row_bytes(a_row("a")) // 5)
     for name in "abcde":
         await writer.add(a_row(name))
     waiting = asyncio.create_task(writer.add(a_row("f")))
