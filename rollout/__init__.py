@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rollout.baking import bake
     from rollout.config import RunConf
     from rollout.dataset.reader import RolloutDataset, open_dataset
+    from rollout.environment import Environment
     from rollout.errors import RolloutError
     from rollout.library import run, run_async, sandbox
     from rollout.recipes import blueprint_of
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Blueprint": "rollout.types",
+    "Environment": "rollout.environment",
     "Outcome": "rollout.types",
     "RolloutDataset": "rollout.dataset.reader",
     "RolloutError": "rollout.errors",
@@ -38,6 +40,7 @@ _HOMES = {
 
 __all__ = [
     "Blueprint",
+    "Environment",
     "Outcome",
     "RolloutDataset",
     "RolloutError",

@@ -36,6 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "rescoring",
             "build",
             "library",
+            "environment",
             "baking",
         }
     ),
