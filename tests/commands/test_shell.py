@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import select
 import signal
 import struct
@@ -378,7 +379,8 @@ def test_what_the_agent_left_is_there_again(kept: Kept, mode: str) -> None:
     left_out = {"fork": ["left_out"]}.get(mode, [])  # from its scorer, and not from what is kept
     assert (row["outcome"], [event["kind"] for event in row["events"]]) == ("ok", left_out)
     (artifact,) = (each for each in row["artifacts"] if each["name"] == "state.tar.gz")
-    assert artifact["uri"] == f"artifacts/{row['trajectory_id']}/{row['epoch']}-1/state.tar.gz"
+    folder = rf"artifacts/{row['trajectory_id']}/{row['epoch']}-1-[0-9a-f]{{8}}"
+    assert re.fullmatch(rf"{folder}/state\.tar\.gz", artifact["uri"])
     assert (kept.folder / "runs/left" / artifact["uri"]).stat().st_size == artifact["bytes"]
     code, out, err = kept.shell(row, "ls; cat new /usr/local/x; exit 4")
     tested = "tested\n" if mode == "shared" else ""
