@@ -5,10 +5,9 @@ import time
 from collections.abc import Sequence
 
 from rollout.commands.afar import ADDRESS, Afar, afar
-from rollout.commands.where import STORE_WORDS, read_words
-from rollout.errors import ConfigError
+from rollout.commands.where import one_run
 from rollout.report.progress import LiveProgress
-from rollout.report.render import closing, show, text
+from rollout.report.render import closing, show
 from rollout.report.summary import summarise
 
 LOOK_S = 0.5
@@ -24,12 +23,9 @@ RUN  a run's name below store.uri (default: runs), its folder, or s3://bucket/pr
 
 
 def main(argv: Sequence[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show(sys.stdout, text(USAGE))
+    words = one_run("attach", argv, (ADDRESS,), USAGE)
+    if words is None:
         return 0
-    words = read_words(argv, (ADDRESS, *STORE_WORDS), USAGE)
-    if len(words.plain) != 1:
-        raise ConfigError(f"attach takes one run\n{USAGE}")
     with afar(words) as run:
         _watch(run)
         return _close(run)

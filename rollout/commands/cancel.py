@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from rollout.commands.afar import ADDRESS, afar
-from rollout.commands.where import STORE_WORDS, read_words
+from rollout.commands.where import one_run, switch
 from rollout.errors import ConfigError
 from rollout.report.render import show, text
 
@@ -20,23 +20,18 @@ What is committed stays; the command that began the run goes on with the rest.
 
 
 def main(argv: Sequence[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show(sys.stdout, text(USAGE))
+    words = one_run("cancel", argv, ("now", ADDRESS), USAGE)
+    if words is None:
         return 0
-    words = read_words(argv, ("now", ADDRESS, *STORE_WORDS), USAGE)
-    if len(words.plain) != 1:
-        raise ConfigError(f"cancel takes one run\n{USAGE}")
-    now = words.settings.get("now", "false")
-    if now not in ("true", "false"):
-        raise ConfigError(f"now: must be true or false, was {now!r}")
+    now = switch(words, "now")
     with afar(words) as run:
         if run.cluster is None:
             raise ConfigError(
                 f"cancel: run {run.name} is not on a cluster that outlives its command; end that "
                 "with ^C, or say where it is with executor.address=HOST:PORT"
             )
-        if not run.cluster.tell("stop" if now == "true" else "drain"):
+        if not run.cluster.tell("stop" if now else "drain"):
             raise ConfigError(f"cancel: nobody is at work on run {run.name} on that cluster")
-    done = "is stopped" if now == "true" else "ends when what runs is committed"
+    done = "is stopped" if now else "ends when what runs is committed"
     show(sys.stdout, text(f"{run.name} {done}"))
     return 0

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from rollout import build
-from rollout.commands.where import STORE_WORDS, place_of, read_words
+from rollout.commands.where import one_run, place_of
 from rollout.dataset.compaction import compact
 from rollout.dataset.reader import open_dataset
 from rollout.errors import ConfigError, StoreError
@@ -24,12 +24,9 @@ Rows, their order and the cursors of readers stay as they are; readers may go on
 
 
 def main(argv: Sequence[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show(sys.stdout, text(USAGE))
+    words = one_run("compact", argv, ("target_mb",), USAGE)
+    if words is None:
         return 0
-    words = read_words(argv, ("target_mb", *STORE_WORDS), USAGE)
-    if len(words.plain) != 1:
-        raise ConfigError(f"compact takes one run\n{USAGE}")
     target_bytes = int(_megabytes(words.settings.get("target_mb", str(TARGET_MB))) * 2**20)
     store = words.store
     uri = build.run_uri(*place_of(words.plain[0], store))

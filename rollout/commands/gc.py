@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from rollout import build
-from rollout.commands.where import STORE_WORDS, place_of, read_words
+from rollout.commands.where import one_run, place_of, switch
 from rollout.dataset.litter import litter
 from rollout.dataset.reader import open_dataset
 from rollout.errors import ConfigError, StoreError
@@ -22,27 +22,21 @@ may still name is left alone, and so is everything whose name is not spelt as ou
 
 
 def main(argv: Sequence[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show(sys.stdout, text(USAGE))
+    words = one_run("gc", argv, ("dry_run",), USAGE)
+    if words is None:
         return 0
-    words = read_words(argv, ("dry_run", *STORE_WORDS), USAGE)
-    if len(words.plain) != 1:
-        raise ConfigError(f"gc takes one run\n{USAGE}")
-    dry = words.settings.get("dry_run", "false")
-    if dry not in ("true", "false"):
-        raise ConfigError(f"dry_run: must be true or false, was {dry!r}")
-    store = words.store
+    dry, store = switch(words, "dry_run"), words.store
     uri = build.run_uri(*place_of(words.plain[0], store))
     try:
         with open_dataset(uri, endpoint_url=store.endpoint_url, region=store.region) as dataset:
             found = litter(dataset)
             for path in found:
-                if dry == "true":
+                if dry:
                     show(sys.stdout, text(path))
                 else:
                     dataset.store.delete(path)
     except StoreError as exc:
         raise ConfigError(str(exc)) from exc
-    would = "would be" if dry == "true" else "are"
+    would = "would be" if dry else "are"
     show(sys.stdout, text(f"{uri}: {len(found)} objects {would} removed"))
     return 0

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from rollout.commands.afar import ADDRESS, Afar, afar
-from rollout.commands.where import STORE_WORDS, read_words
+from rollout.commands.where import one_run
 from rollout.dataset.log import entries
-from rollout.errors import ConfigError
 from rollout.report.progress import line
 from rollout.report.render import duration, show, text
 
@@ -22,12 +21,9 @@ What is committed, and on a Ray cluster that can be reached what is at work.
 
 
 def main(argv: Sequence[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show(sys.stdout, text(USAGE))
+    words = one_run("status", argv, (ADDRESS,), USAGE)
+    if words is None:
         return 0
-    words = read_words(argv, (ADDRESS, *STORE_WORDS), USAGE)
-    if len(words.plain) != 1:
-        raise ConfigError(f"status takes one run\n{USAGE}")
     with afar(words) as run:
         show(sys.stdout, *(text(told) for told in _look(run)), wrap=False)
     return 0

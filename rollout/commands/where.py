@@ -1,5 +1,6 @@
 """How verbs name a run: `RUN` and the few `store.…=` words that say where it is."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from rollout.checks import nearest
 from rollout.config import StoreConf
 from rollout.errors import ConfigError
+from rollout.report.render import show, text
 
 STORE_WORDS = ("store.uri", "store.endpoint_url", "store.region")
 
@@ -27,6 +29,25 @@ class Words:
             endpoint_url=self.settings.get("store.endpoint_url"),
             region=self.settings.get("store.region"),
         )
+
+
+def one_run(verb: str, argv: Sequence[str], known: Sequence[str], usage: str) -> Words | None:
+    """The words of a verb that takes one run; None when only help was asked for, which is shown."""
+    if {"-h", "--help"} & set(argv):
+        show(sys.stdout, text(usage))
+        return None
+    words = read_words(argv, (*known, *STORE_WORDS), usage)
+    if len(words.plain) != 1:
+        raise ConfigError(f"{verb} takes one run\n{usage}")
+    return words
+
+
+def switch(words: Words, name: str) -> bool:
+    """A setting that is `true` or `false`, which it is unless said."""
+    value = words.settings.get(name, "false")
+    if value not in ("true", "false"):
+        raise ConfigError(f"{name}: must be true or false, was {value!r}")
+    return value == "true"
 
 
 def read_words(argv: Sequence[str], known: Sequence[str], usage: str) -> Words:
