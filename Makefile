@@ -13,7 +13,7 @@ SECONDS ?= 600
 TOOLS := btrfs-progs busybox-static debootstrap musl-tools strace tmux sudo nginx-light openssh-server postgresql
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools quickstart test check lint types unit security fuzz chaos notebook bench docker docker-stop images \
+.PHONY: help setup tools quickstart test check lint types unit long security fuzz chaos notebook bench docker docker-stop images \
 	clean
 
 help:  ## Show this help
@@ -22,7 +22,7 @@ help:  ## Show this help
 quickstart: $(VENV)/.run  ## Set up, then run the shipped tasks: python -m rollout +experiment=quickstart
 	$(BIN)/python -m rollout +experiment=quickstart $(ARGS)
 
-test: $(VENV)/.dev check unit  ## Set up, then lint, check types and run every test
+test: $(VENV)/.dev check unit  ## Set up, then lint, check types and run the tests
 
 setup: $(VENV)/.dev  ## Set up .venv with everything for development
 
@@ -41,6 +41,9 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS) || { test $$? = 1 && $(BIN)/python -m tests.again; }
+
+long: $(VENV)/.dev  ## The tests that take a minute or two each, which `make test` leaves out
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 bench: $(VENV)/.dev  ## Measure the engine and the pipeline, side by side with what the kernel costs
 	$(BIN)/python benchmarks/engine.py

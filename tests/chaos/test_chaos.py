@@ -30,6 +30,7 @@ SEEDS = [5 * DAY + n for n in range(5)]
 class TestAlone:
     """One fault, once a third of the rows is committed."""
 
+    @pytest.mark.long
     @pytest.mark.parametrize(
         "fault", [faults.worker_stands_still, faults.driver], ids=lambda fault: fault.__name__
     )
@@ -94,6 +95,7 @@ def test_on_ray(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 async def test_a_cluster_that_loses_nodes_and_the_coordinator(tmp_path: Path) -> None:
     """Of five raylets: one drains, two are killed, and so is the coordinator between them."""
     with left_clean() as here, ray_nodes(here) as nodes:

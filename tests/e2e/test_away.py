@@ -15,7 +15,7 @@ from tests.chaos.run import sweep_up
 from tests.chaos.shelves import Folder
 from tests.chaos.sweep import PLANNED, ROOT, Sweep
 
-pytestmark = [pytest.mark.native, pytest.mark.ray]
+pytestmark = [pytest.mark.native, pytest.mark.ray, pytest.mark.long]
 
 
 class Verbs:

@@ -33,7 +33,11 @@ def reachable(installer: str, package: str, folder: Path) -> bool:
     return done.returncode == 0
 
 
-@pytest.mark.parametrize("agent", HARNESSES)
+@pytest.mark.parametrize(
+    "agent",
+    # Installing this one alone takes a minute.
+    [pytest.param(a, marks=pytest.mark.long) if a == "mini_swe_agent" else a for a in HARNESSES],
+)
 def test_a_harness_solves_a_task_through_the_gateway(agent: str, tmp_path: Path) -> None:
     installer, package, dialect = HARNESSES[agent]
     has_skills = agent != "mini_swe_agent"

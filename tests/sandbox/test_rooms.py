@@ -221,11 +221,10 @@ async def test_without_its_maker_the_launcher_makes_all_itself(
     engine: NativeEngine, tmp_path: Path
 ) -> None:
     await in_a_room(engine, Resources())
-    (maker,) = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.name() == "rollout-make"
-    ]
+    below = psutil.Process().children(recursive=True)
+    makers = {process.pid: process for process in below if process.name() == "rollout-make"}
+    # What it is making at this moment has its name, too.
+    (maker,) = (process for process in makers.values() if process.ppid() not in makers)
     os.kill(maker.pid, signal.SIGKILL)
     await until_empty(lambda: psutil.pid_exists(maker.pid), "not reaped")
     for _ in range(2 * MOST):

@@ -60,6 +60,7 @@ def run_tests(somebody: Somebody, *arguments: str) -> int:
 
 
 @as_root
+@pytest.mark.long
 def test_the_contract_holds_for_another_user(somebody: Somebody) -> None:
     files = sorted(Path(__file__).parent.glob("test_engine_contract*.py"))
     names = [f"tests/sandbox/{file.name}" for file in files]
