@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rollout.environment import Environment
     from rollout.errors import RolloutError
     from rollout.library import run, run_async, sandbox
+    from rollout.online.source import RolloutSource
     from rollout.recipes import blueprint_of
     from rollout.types import Blueprint, Outcome, Score, ScoreMode, StopReason, Task, Trajectory
 
@@ -24,6 +25,7 @@ _HOMES = {
     "Outcome": "rollout.types",
     "RolloutDataset": "rollout.dataset.reader",
     "RolloutError": "rollout.errors",
+    "RolloutSource": "rollout.online.source",
     "RunConf": "rollout.config",
     "Score": "rollout.types",
     "ScoreMode": "rollout.types",
@@ -44,6 +46,7 @@ __all__ = [
     "Outcome",
     "RolloutDataset",
     "RolloutError",
+    "RolloutSource",
     "RunConf",
     "Score",
     "ScoreMode",

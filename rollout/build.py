@@ -58,10 +58,11 @@ class Job:
         return self.composed.conf
 
 
-def prepare(composed: Composed) -> Job:
+def prepare(composed: Composed, *, growing: bool = False) -> Job:
     """Load, check and compare everything; ConfigError for all that would make the run wrong.
 
     Reads the run's store and writes nothing to it; what is mounted goes to the object store.
+    growing: the plan is empty at first, and a trainer says what it wants; of one arm.
     """
     conf = composed.conf
     loads = load_arms(composed)
@@ -77,7 +78,11 @@ def prepare(composed: Composed) -> Job:
     arms = plan.under_logged_names(arms, state)
     plan.refuse_changes(conf.name, arms, first, state)
     variants = variants_of(arms, loads)
-    specs = plan.make_specs(conf.name, arms, first, conf.samples, variants)
+    if growing and len(arms) > 1:
+        named = ", ".join(arm.name for arm in arms)
+        raise ConfigError(f"sweep: a trainer has one arm; the config makes {named}")
+    samples = 0 if growing else conf.samples
+    specs = plan.make_specs(conf.name, arms, first, samples, variants)
     specs, source, note = _of_source(conf, specs, first, variants)
     return Job(
         composed=composed,
@@ -99,6 +104,7 @@ def prepare(composed: Composed) -> Job:
             limits_to_hold=limits_to_hold(loads),
             models=() if source else plan.models_of(composed.points, arms),
             source=source,
+            growing=growing,
         ),
         store=store,
         state=state,

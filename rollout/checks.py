@@ -56,6 +56,7 @@ MAY_BE_ZERO = frozenset(
         "pool.breaker_pause_s",
         "retry.backoff_s",
         "executor.drain_s",
+        "online.max_staleness",
         "retry.storm_share",
     }
 )
@@ -86,6 +87,8 @@ def problems(conf: RunConf) -> list[str]:
         )
     if conf.store.uri in ("", "s3://"):
         found.append("store.uri: must be given, store.uri=s3://bucket/prefix or a folder")
+    if conf.sampler and conf.online.batch is None:
+        found.append("online.batch: must be given with a sampler, which else would never stop")
     return found + _keep_problems(conf) + model_problems(conf.model, conf.budget)
 
 

@@ -347,6 +347,17 @@ class VerifierConf:
 
 
 @dataclass
+class OnlineConf:
+    """Of a run that a trainer drives: how much may be on its way, in groups of `samples`."""
+
+    batch: int | None = None
+    """Groups of a training step; null: all that the trainer asks for runs at once."""
+    max_staleness: int = 1
+    """By how many steps the weights of a group may be behind when it is trained on. 0: sampling
+    waits for training and training for sampling."""
+
+
+@dataclass
 class RunConf:
     """One run: a function of this and of what its dataset already holds."""
 
@@ -365,6 +376,9 @@ class RunConf:
     task: dict[str, Any] = field(default_factory=dict)
     agent: dict[str, Any] = field(default_factory=dict)
     scorer: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    """Of a run that a trainer drives: draws its tasks; empty: the trainer names them."""
+    online: OnlineConf = field(default_factory=OnlineConf)
     model: ModelConf = field(default_factory=ModelConf)
     budget: BudgetConf = field(default_factory=BudgetConf)
     blueprint: BlueprintConf = field(default_factory=BlueprintConf)

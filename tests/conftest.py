@@ -4,9 +4,11 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rollout.config import ExecutorConf
 from rollout.errors import BuildError, SandboxError
 from rollout.sandbox.docker.daemon import find_daemon
 from tests.forked import Forked
@@ -99,3 +101,13 @@ def s3_endpoint(credentials: None, tmp_path_factory: pytest.TempPathFactory) -> 
     """The URL of a moto_server process with one bucket; ended with the session."""
     with s3_server(tmp_path_factory.mktemp("moto") / "output") as endpoint:
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """One Ray for all tests that can share one: starting it costs seconds."""
+    from rollout.executor.ray_cluster import Cluster
+
+    cluster = Cluster(ExecutorConf(dashboard=False))
+    yield cluster
+    cluster.close()

@@ -38,6 +38,10 @@ NEEDED = {
     ],
     ("scorer", "file"): ["scorer.path=/out", "scorer.gold=x"],
     ("store", "s3"): ["store.uri=s3://bucket/prefix"],
+    **{
+        ("sampler", name): ["online.batch=8"]
+        for name in ("uniform", "recent_success", "drop_solved", "retry_failed")
+    },
 }
 """What an option leaves to its user, as `???` or as an incomplete URI."""
 

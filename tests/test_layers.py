@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"plugins"}),
     frozenset({"sandbox"}),
     frozenset({"blueprints", "capacity", "pool", "gateway", "egress"}),
-    frozenset({"tasks", "agents", "scorers", "scene", "recorded"}),
+    frozenset({"tasks", "agents", "scorers", "samplers", "scene", "recorded"}),
     frozenset({"episode"}),
     frozenset({"dataset"}),
     frozenset({"objects"}),
@@ -40,6 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "baking",
         }
     ),
+    frozenset({"online"}),
     frozenset({"commands"}),
     frozenset({"__main__"}),
 )

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from rollout.dataset.schema import TABLES
 from rollout.dataset.sft import to_sft
 from rollout.dataset.state import RunState
 from rollout.dataset.store import LocalStore, Store, open_store
-from rollout.dataset.tail import WHOLE, Kind, Place, Tail
+from rollout.dataset.tail import WHOLE, Kind, Place, Tail, polling
 from rollout.errors import StoreError
 from rollout.types import Trajectory
 
@@ -146,7 +146,7 @@ class RolloutDataset:
         The iterator's own `cursor` is a small string for a checkpoint. With `follow` it waits for
         more, asking every `poll_s` seconds, until the run is finished.
         """
-        return self._tail(WHOLE, Place.of(cursor), follow=follow, poll_s=poll_s)
+        return self._tail(WHOLE, Place.of(cursor), more=polling(poll_s) if follow else None)
 
     def groups(
         self,
@@ -155,15 +155,19 @@ class RolloutDataset:
         complete: bool = True,
         follow: bool = False,
         poll_s: float = 1.0,
+        more: Callable[[], bool] | None = None,
     ) -> Groups:
         """Each group once its last planned member is committed, failed members included.
 
         As `tail`, with a `cursor` of its own. Without `complete`, groups that still lack members
-        come at the end.
+        come at the end. `more`, in place of `follow`: waits until there may be more, and ends the
+        iterator with False.
         """
+        if follow and more is None:
+            more = polling(poll_s)
         place = Place.of(cursor)
         before = self._tail(KEYS, Place(), stop=place)
-        tail = self._tail(WHOLE, place, follow=follow, poll_s=poll_s)
+        tail = self._tail(WHOLE, place, more=more)
         return Groups(before, tail, self._members, complete=complete)
 
     def to_sft(self, *, min_reward: float = 1.0) -> Iterator[dict[str, Any]]:

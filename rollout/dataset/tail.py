@@ -72,6 +72,16 @@ class Kind(Generic[T]):
     """Of the tables, a value for each trajectory's id."""
 
 
+def polling(every_s: float) -> Callable[[], bool]:
+    """For `Tail.more`: there may be more every so often."""
+
+    def more() -> bool:
+        time.sleep(every_s)
+        return True
+
+    return more
+
+
 class Tail(Generic[T]):
     """Iterates over what is committed; `cursor` is the place after the last one given."""
 
@@ -84,20 +94,19 @@ class Tail(Generic[T]):
         stop: Place | None = None,
         last: int | None = None,
         wanted: pc.Expression | None = None,
-        follow: bool = False,
-        poll_s: float = 1.0,
+        more: Callable[[], bool] | None = None,
     ) -> None:
         """
         place: where it begins.
         stop: where it ends; None is the end of the log.
         last: the last log entry that counts for anything, in a snapshot.
         wanted: other rows are passed over.
-        follow: at the end wait for more, until the run is finished.
-        poll_s: how often the log is asked meanwhile.
+        more: waits, at the end, until there may be more, as long as the run is not finished; False
+            of it, as None in its place, is the end.
         """
         self._store, self._kind, self.place = store, kind, place
         self._stop, self._last, self._wanted = stop, last, wanted
-        self._follow, self._poll_s = follow, poll_s
+        self._more = more
         self._read_last: dict[str, tuple[str, pa.Table]] = {}
         """Table to the part that was read last, and its rows."""
         self._check_is_there()
@@ -130,9 +139,8 @@ class Tail(Generic[T]):
             yield from self._given(known)
             if known and known[-1].kind != "commit":
                 self.place = max(self.place, Place(known[-1].seq))
-            if not self._follow or (known and known[-1].kind == "finish"):
+            if self._more is None or (known and known[-1].kind == "finish") or not self._more():
                 return
-            time.sleep(self._poll_s)
 
     def _given(self, known: list[Entry]) -> Iterator[tuple[T, Place]]:
         """The rows of these commits; `known` grows when parts are rewritten meanwhile."""

@@ -19,6 +19,7 @@ from rollout.config import (
     TimeoutsConf,
 )
 from rollout.dataset.base import CommitReply, CommitRequest
+from rollout.gateway.policy import Policy
 from rollout.gateway.settings import ModelPlan
 from rollout.types import Arm, Attempt, Lease, RolloutSpec, Task
 
@@ -59,6 +60,8 @@ class RunPlan:
     models: tuple[tuple[str, ModelPlan], ...] = ()
     """Arms by name, and the model of each that has one."""
     source: Source | None = None
+    growing: bool = False
+    """More comes by `extend` until `seal` is said: the run does not end before."""
     limits_to_hold: tuple[str, ...] = ()
     """Of `cpu memory disk pids`: a worker whose engine cannot enforce one of these does not work.
     """
@@ -73,6 +76,8 @@ class LeaseReply:
     """Ask again after this, when there was nothing to lease now."""
     coming: tuple[tuple[str, int], ...] = ()
     """Task ids and how many rollouts of each will be leased next, so that pools can warm up."""
+    policy: Policy | None = None
+    """The weights that are served now, where a trainer tells; of the heartbeat's reply too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +105,7 @@ class HeartbeatReply:
     """Trajectory ids whose leases this worker no longer holds: cancel them."""
     workers: int = 0
     """How many there are, for what is shared among them; 0: not known."""
+    policy: Policy | None = None
 
 
 class Coordinator(Protocol):
@@ -163,6 +169,21 @@ class Executor(Protocol):
 
         Leaving the iterator early stops the run in order; nothing committed is lost.
         """
+
+    async def extend(self, specs: Sequence[RolloutSpec]) -> None:
+        """More to do, behind what waits; of a growing plan that has yielded progress. Specs that it
+        has already are passed over. RolloutError when the run has ended."""
+
+    async def seal(self) -> None:
+        """Nothing more will come: a growing plan ends when all of it is committed."""
+
+    async def set_policy(self, policy: Policy) -> None:
+        """Tell all workers, those that come later too, which weights are served, and where. Until
+        a worker has heard it, a second at most, its calls count as those of the version before."""
+
+    async def wait_committed(self, count: int, timeout_s: float) -> int:
+        """How many planned rollouts are committed: once there are more than `count`, or after
+        `timeout_s`."""
 
     def drain(self) -> None:
         """First ^C: running episodes finish and are committed, nothing new starts."""

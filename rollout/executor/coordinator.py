@@ -5,6 +5,7 @@ the Ray executor in a detached actor. All that must survive it is in the run's l
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Sequence
@@ -22,13 +23,19 @@ from rollout.executor.limits import hard_limits_s
 from rollout.executor.roster import Roster
 from rollout.executor.storm import StormWatch
 from rollout.executor.tally import Tally
+from rollout.gateway.policy import Policy
 from rollout.plan import arm_record
-from rollout.types import Attempt
+from rollout.types import Attempt, RolloutSpec
 
 ATTEMPTS_FLUSH_S = 2.0
 """How long an ended attempt may stay off the record when no commit takes it along."""
 
 NOTES_KEPT = 100
+
+WAIT_S = 0.2
+"""After which a worker for which there was nothing asks again."""
+GROWING_WAIT_S = 0.05
+"""The same where a trainer waits for what it has just asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +65,11 @@ class RunCoordinator:
         self._lane = CommitLane(log, self._committed, self._broken)
         self._book: LeaseBook
         self._storm = StormWatch(plan.retry)
-        self._tally = Tally({spec.trajectory_id: spec for spec in plan.specs})
+        self._tally = Tally(plan.specs)
+        self._growing = plan.growing
+        self._policy: Policy | None = None
+        self._news = asyncio.Event()
+        """Set, and put away, when rows are committed."""
         self._roster = Roster(lambda: self._now_s)
         self._notes: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -106,7 +117,7 @@ class RunCoordinator:
         self._log.plan(
             {arm.name: arm_record(arm) for arm in self._plan.arms},
             {task.id: task.digest for task in self._plan.tasks},
-            max((spec.group_size for spec in self._plan.specs), default=0),
+            max((spec.group_size for spec in self._plan.specs), default=self._log.state.samples),
         )
         return epoch
 
@@ -125,7 +136,10 @@ class RunCoordinator:
         leases = self._book.lease(worker, min(count, fair), self._now_s)
         self._leased += len(leases)
         return LeaseReply(
-            leases=tuple(leases), coming=self._book.coming(self._plan.executor.lease_batch)
+            leases=tuple(leases),
+            coming=self._book.coming(self._plan.executor.lease_batch),
+            wait_s=GROWING_WAIT_S if self._growing else WAIT_S,
+            policy=self._policy,
         )
 
     async def attempt_failed(self, worker: str, trajectory_id: str, attempt: Attempt) -> None:
@@ -159,6 +173,7 @@ class RunCoordinator:
             stop=self._stopping,
             lost=lost,
             workers=len(self._roster.living),
+            policy=self._policy,
         )
 
     async def leave(self, worker: str, error: str = "") -> None:
@@ -166,6 +181,37 @@ class RunCoordinator:
         self._lose_worker(worker, f"ended: {error}" if error else "")
 
     # ---------------------------------------------------------------- what the driver asks
+
+    async def extend(self, specs: Sequence[RolloutSpec]) -> None:
+        """More to do; what is known already is passed over."""
+        if self._ended.is_set() or not self._growing:
+            raise RolloutError(f"run {self._plan.run_id} has ended, or was sealed")
+        self._tally.expect(specs)
+        accepted = self._log.state.accepted
+        self._book.add([spec for spec in specs if spec.trajectory_id not in accepted])
+        for spec in specs:
+            if known := accepted.get(spec.trajectory_id):
+                self._tally.add(spec.trajectory_id, *known)
+        size = max((spec.group_size for spec in specs), default=0)
+        if size > self._log.state.samples:
+            await asyncio.to_thread(self._log.plan, {}, {}, size)
+        self._tell_news()
+
+    def seal(self) -> None:
+        """Nothing more will come."""
+        self._growing = False
+        self._check_end()
+
+    def set_policy(self, policy: Policy) -> None:
+        self._policy = policy
+
+    async def wait_committed(self, count: int, timeout_s: float) -> int:
+        """How many planned rollouts are committed, once there are more than `count`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._tally.done <= count:
+                    await self._news.wait()
+        return self._tally.done
 
     def drain(self) -> None:
         """Lease nothing more; end when what runs is committed."""
@@ -225,7 +271,7 @@ class RunCoordinator:
 
     def progress(self) -> Progress:
         return Progress(
-            total=len(self._plan.specs),
+            total=self._tally.total,
             done=self._tally.done,
             running=self._book.running,
             pending=self._book.waiting,
@@ -267,7 +313,7 @@ class RunCoordinator:
     def _summary(self) -> dict[str, Any]:
         return {
             "run_id": self._plan.run_id,
-            "total": len(self._plan.specs),
+            "total": self._tally.total,
             "done": self._tally.done,
             "outcomes": dict(self._tally.outcomes),
             "arms": {
@@ -289,11 +335,19 @@ class RunCoordinator:
 
     @property
     def _nothing_will_come(self) -> bool:
-        return self._ended.is_set() or self._closed_for_leasing or self._book.open == 0
+        return self._ended.is_set() or self._closed_for_leasing or self._all_done
+
+    @property
+    def _all_done(self) -> bool:
+        return self._book.open == 0 and not self._growing
+
+    def _tell_news(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     def _check_end(self) -> None:
         at_rest = self._book.running == 0 and not self._lane.busy
-        if self._book.open == 0 or (self._closed_for_leasing and at_rest):
+        if self._all_done or (self._closed_for_leasing and at_rest):
             self._ended.set()
 
     def _committed(self, request: CommitRequest, reply: CommitReply) -> None:
@@ -312,6 +366,7 @@ class RunCoordinator:
                     self._count(None if outcome.scored else f"{outcome.value}: {error}")
                 self._tally.add(trajectory_id, outcome, reward)
                 self._book.accept(trajectory_id)
+        self._tell_news()
         for trajectory_id in reply.duplicates:
             if known := self._log.state.accepted.get(trajectory_id):
                 self._tally.add(trajectory_id, *known)

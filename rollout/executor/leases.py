@@ -45,18 +45,34 @@ class LeaseBook:
         limit_s: Callable[[RolloutSpec], float],
     ) -> None:
         """`limit_s`: how long a worker may hold a lease of this spec at most."""
-        self._specs = {s.trajectory_id: s for s in specs if s.trajectory_id not in accepted}
-        self._order = {name: place for place, name in enumerate(self._specs)}
-        self._attempts = {name: tuple(attempts[name]) for name in self._specs if name in attempts}
+        self._specs: dict[str, RolloutSpec] = {}
+        self._order: dict[str, int] = {}
+        self._recorded = attempts
+        self._attempts: dict[str, tuple[Attempt, ...]] = {}
         self._epoch = epoch
         self._retry = retry
         self._limit_s = limit_s
-        self._ready = [(place, name) for name, place in self._order.items()]
+        self._ready: list[tuple[int, str]] = []
         self._resting: list[tuple[float, int, str]] = []
-        self._waiting = set(self._specs)
+        self._waiting: set[str] = set()
         self._held: dict[str, Held] = {}
         self._hands: dict[str, dict[str, Held]] = {}
         """Worker to what it holds."""
+        self.add(spec for spec in specs if spec.trajectory_id not in accepted)
+
+    def add(self, specs: Iterable[RolloutSpec]) -> None:
+        """More to do, in this order, behind what is there. What is known already, accepted since
+        it was, or held, is passed over."""
+        for spec in specs:
+            name = spec.trajectory_id
+            if name in self._order:
+                continue
+            self._specs[name] = spec
+            place = self._order[name] = len(self._order)
+            if name in self._recorded:
+                self._attempts[name] = tuple(self._recorded[name])
+            self._waiting.add(name)
+            heapq.heappush(self._ready, (place, name))
 
     @property
     def open(self) -> int:

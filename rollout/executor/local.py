@@ -2,16 +2,18 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from itertools import count
 
-from rollout.errors import ConfigError
+from rollout.errors import ConfigError, RolloutError
 from rollout.executor.base import Progress, RunPlan
 from rollout.executor.coordinator import RunCoordinator
 from rollout.executor.local_worker import EXIT_CONFIG, EXIT_DRAINED
 from rollout.executor.process import WorkerProcess
+from rollout.gateway.policy import Policy
+from rollout.types import RolloutSpec
 
 PROGRESS_S = 0.5
 
@@ -46,6 +48,24 @@ class LocalExecutor:
             crew.raise_if_useless()
         yield coordinator.progress()
 
+    async def extend(self, specs: Sequence[RolloutSpec]) -> None:
+        await self._begun.extend(specs)
+
+    async def seal(self) -> None:
+        self._begun.seal()
+
+    async def set_policy(self, policy: Policy) -> None:
+        self._begun.set_policy(policy)
+
+    async def wait_committed(self, count: int, timeout_s: float) -> int:
+        return await self._begun.wait_committed(count, timeout_s)
+
+    @property
+    def _begun(self) -> RunCoordinator:
+        if self._coordinator is None:
+            raise RolloutError("the run has not begun yet")
+        return self._coordinator
+
     def drain(self) -> None:
         self._draining = True
         self._pass_on_wishes()
@@ -74,7 +94,9 @@ class _Crew:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        size = 0 if self._coordinator.ended else min(self._wanted, self._coordinator.open)
+        wanted = self._wanted
+        size = wanted if self._plan.growing else min(wanted, self._coordinator.open)
+        size = 0 if self._coordinator.ended else size
         self._tasks = [asyncio.create_task(self._keep(1 / size)) for _ in range(size)]
         for task in self._tasks:
             task.add_done_callback(self._one_is_over)

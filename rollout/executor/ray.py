@@ -6,7 +6,7 @@ the workers to the store.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -19,6 +19,8 @@ from rollout.executor.coordinator import Look
 from rollout.executor.ray_actors import Actor, CoordinatorActor, asked
 from rollout.executor.ray_cluster import NAMESPACE, Cluster
 from rollout.executor.ray_crew import Crew, look_at
+from rollout.gateway.policy import Policy
+from rollout.types import RolloutSpec
 
 PROGRESS_S = 0.5
 NAME_FREE_S = 20.0
@@ -58,6 +60,24 @@ class RayExecutor:
                     await asked(coordinator.close.remote(), "closing the run")
             progress = (await look_at(coordinator)).progress
         yield progress
+
+    async def extend(self, specs: Sequence[RolloutSpec]) -> None:
+        await self._ask("extend", tuple(specs))
+
+    async def seal(self) -> None:
+        await self._ask("seal")
+
+    async def set_policy(self, policy: Policy) -> None:
+        await self._ask("set_policy", policy)
+
+    async def wait_committed(self, count: int, timeout_s: float) -> int:
+        committed: int = await self._ask("wait_committed", count, timeout_s)
+        return committed
+
+    async def _ask(self, method: str, *args: Any) -> Any:
+        if self._coordinator is None:
+            raise RolloutError(f"{method}: the run has not begun yet, or has ended")
+        return await asked(self._coordinator.ask.remote(method, *args), method)
 
     def drain(self) -> None:
         self._wishes.append("drain")

@@ -1,6 +1,6 @@
 """Counts of what is committed, kept as it happens; the closing table reads the dataset instead."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from rollout.types import Outcome, RolloutSpec
 
@@ -8,12 +8,23 @@ from rollout.types import Outcome, RolloutSpec
 class Tally:
     """Outcomes, and committed rows and rewards by arm, of the specs of one plan."""
 
-    def __init__(self, specs: Mapping[str, RolloutSpec]) -> None:
-        self._specs = specs
+    def __init__(self, specs: Iterable[RolloutSpec]) -> None:
+        self._specs: dict[str, RolloutSpec] = {}
         self._seen: set[str] = set()
         self.outcomes: dict[str, int] = {}
-        self.arms = {spec.arm: (0, 0, 0.0) for spec in specs.values()}
+        self.arms: dict[str, tuple[int, int, float]] = {}
         """Arm to (committed, scored, sum of rewards)."""
+        self.expect(specs)
+
+    def expect(self, specs: Iterable[RolloutSpec]) -> None:
+        """These are part of the plan too."""
+        for spec in specs:
+            self._specs[spec.trajectory_id] = spec
+            self.arms.setdefault(spec.arm, (0, 0, 0.0))
+
+    @property
+    def total(self) -> int:
+        return len(self._specs)
 
     @property
     def done(self) -> int:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -34,6 +34,8 @@ from rollout.executor.pulse import Pulse
 from rollout.executor.recordings import SourceRecordings
 from rollout.gateway.access import ModelService
 from rollout.gateway.limits import Allowances
+from rollout.gateway.policy import Policy
+from rollout.gateway.upstreams.http import HttpUpstream
 from rollout.gateway.upstreams.make import make_upstream
 from rollout.objects.store import ObjectStore
 from rollout.objects.where import open_objects
@@ -85,6 +87,10 @@ class Worker:
         self._scorers: dict[str, Scorer] = {}
         self._models: dict[str, ModelService] = {}
         """Arm to its model, where it has one."""
+        self._policy: Policy | None = None
+        """What a trainer has said last of the models' weights."""
+        self._move: list[Callable[[Sequence[str]], None]] = []
+        """To where they are served now."""
         self._allowances = Allowances()
         """What of each model is this worker's to use."""
         self._recordings: SourceRecordings | None = None
@@ -155,9 +161,14 @@ class Worker:
             self._recordings = await asyncio.to_thread(SourceRecordings, plan.source)
             stack.callback(self._recordings.close)
         for arm_name, model in plan.models:
-            limited = self._allowances.limited(make_upstream(model), model.conf)
+            made = make_upstream(model)
+            if isinstance(made, HttpUpstream):
+                self._move.append(made.move)
+            limited = self._allowances.limited(made, model.conf)
             upstream = await stack.enter_async_context(limited)
-            self._models[arm_name] = ModelService(plan=model, upstream=upstream)
+            self._models[arm_name] = ModelService(
+                plan=model, upstream=upstream, version=self._policy_version
+            )
         self._store = await asyncio.to_thread(
             open_store, plan.run_uri, endpoint_url=plan.store.endpoint_url, region=plan.store.region
         )
@@ -252,6 +263,7 @@ class Worker:
                 continue
             count = min(self._admission.room, self._plan.executor.lease_batch)
             reply = await self._coordinator.lease(self._name, count)
+            self._follow(reply.policy)
             await self._start_all(episodes, reply)
             if reply.done:
                 return
@@ -427,9 +439,22 @@ class Worker:
             self._begin_drain()
         if reply.workers:
             self._allowances.divide(reply.workers)
+        self._follow(reply.policy)
         for name in reply.lost:
             if task := self._running.get(name):
                 task.cancel()
+
+    def _follow(self, policy: Policy | None) -> None:
+        """Of two replies that overtook each other the older one says nothing new."""
+        if policy is None or (self._policy is not None and policy.version < self._policy.version):
+            return
+        if policy != self._policy:
+            self._policy = policy
+            for move in self._move if policy.urls else ():
+                move(policy.urls)
+
+    def _policy_version(self) -> int | None:
+        return None if self._policy is None else self._policy.version
 
     def _begin_drain(self) -> None:
         self._draining = True

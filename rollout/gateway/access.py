@@ -1,6 +1,6 @@
 """An arm's model in a worker, and one rollout's way to it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ class ModelService:
 
     plan: ModelPlan
     upstream: Upstream
+    version: Callable[[], int | None] = lambda: None
+    """Of the weights, as the trainer told it last."""
 
     def open(self, session_id: str, deadline: Deadline, transcript: Transcript) -> Session:
         """A rollout's calls, none made yet."""
@@ -38,7 +40,8 @@ class ModelService:
             transcript=transcript,
             sequences=SequenceBuilder(realign_tokens=conf.realign_tokens) if captures else None,
             policy=PolicyVersion(
-                None if conf.policy_version_file is None else Path(conf.policy_version_file)
+                None if conf.policy_version_file is None else Path(conf.policy_version_file),
+                told=self.version,
             ),
         )
 

@@ -1,6 +1,7 @@
-"""Which weights answered: told by the endpoint, or by the trainer in a file."""
+"""Which weights answered: told by the endpoint, or by the trainer, by a call or in a file."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rollout.gateway.base import ModelReply
@@ -8,19 +9,33 @@ from rollout.gateway.base import ModelReply
 MOST_DIGITS = 18
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a trainer says of the weights that are served from now on."""
+
+    version: int
+    urls: tuple[str, ...] = ()
+    """Where, in place of `model.urls`; empty: where they were before."""
+
+
 class PolicyVersion:
     """Read around each call of one rollout, so that a change in its middle shows."""
 
-    def __init__(self, file: Path | None = None) -> None:
-        """`file` holds a number, and is replaced whole when the weights are."""
-        self._file = file
+    def __init__(
+        self, file: Path | None = None, told: Callable[[], int | None] = lambda: None
+    ) -> None:
+        """
+        file: holds a number, and is replaced whole when the weights are.
+        told: what the trainer has said last, which goes before the file.
+        """
+        self._file, self._told = file, told
         self.lowest: int | None = None
         """Over all calls; None where nobody tells."""
         self.highest: int | None = None
 
     def stamp(self, reply: ModelReply, before: int | None) -> ModelReply:
-        """The reply with its version, that of the endpoint before that of the file. `before`: what
-        the file said before the call.
+        """The reply with its version, that of the endpoint before what `read` says. `before`: what
+        that said before the call.
 
         Weights that changed while it was sampled count with the older number, and the newer one in
         `highest`: which of its tokens came after, nobody told.
@@ -35,9 +50,9 @@ class PolicyVersion:
         return replace(reply, policy_version=known[0])
 
     def read(self) -> int | None:
-        """What the file says now."""
-        if self._file is None:
-            return None
+        """What the trainer says now."""
+        if (told := self._told()) is not None or self._file is None:
+            return told
         try:
             text = self._file.read_text().strip()
         except (OSError, UnicodeDecodeError):

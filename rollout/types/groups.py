@@ -27,6 +27,17 @@ class Group:
         return len(self.trajectories) >= self.size
 
     @property
+    def oldest_version(self) -> int | None:
+        """Of the weights that sampled a token of its trainable members; None where nobody told."""
+        versions = [member.policy_version_min for member in self.trainable]
+        return min((version for version in versions if version is not None), default=None)
+
+    @property
+    def newest_version(self) -> int | None:
+        versions = [member.policy_version_max for member in self.trainable]
+        return max((version for version in versions if version is not None), default=None)
+
+    @property
     def trainable(self) -> tuple[Trajectory, ...]:
         """The members with a reward that a trainer may use."""
         return tuple(member for member in self.trajectories if member.trainable)

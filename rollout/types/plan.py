@@ -70,14 +70,19 @@ class RolloutSpec:
     group_size: int
 
 
-def trajectory_id(run_id: str, arm_digest: str, task_digest: str, sample: int) -> str:
+def trajectory_id(
+    run_id: str, arm_digest: str, task_digest: str, sample: int, round: int = 0
+) -> str:
     """32 hex digits that name one planned rollout for ever."""
-    return digest_of([run_id, arm_digest, task_digest, sample])[:32]
+    again = ["round", round] if round else []
+    return digest_of([run_id, arm_digest, task_digest, sample, *again])[:32]
 
 
-def group_id(run_id: str, arm_digest: str, task_digest: str) -> str:
-    """32 hex digits shared by the samples of one (arm, task)."""
-    return digest_of([run_id, arm_digest, task_digest])[:32]
+def group_id(run_id: str, arm_digest: str, task_digest: str, round: int = 0) -> str:
+    """32 hex digits shared by the samples of one (arm, task), each time that a trainer asks for
+    them: its `round`, from 0."""
+    again = ["round", round] if round else []
+    return digest_of([run_id, arm_digest, task_digest, *again])[:32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

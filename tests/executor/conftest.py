@@ -1,21 +1,12 @@
-"""One Ray for all tests of this folder: starting it costs seconds."""
+"""Both executors, for tests that hold them to one contract."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from rollout.config import ExecutorConf
 from rollout.executor.base import Executor
 from rollout.executor.local import LocalExecutor
 from rollout.executor.ray import RayExecutor
-from rollout.executor.ray_cluster import Cluster
-
-
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[Cluster]:
-    cluster = Cluster(ExecutorConf(dashboard=False))
-    yield cluster
-    cluster.close()
 
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])

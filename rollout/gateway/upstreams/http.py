@@ -11,7 +11,7 @@ import os
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -156,6 +156,12 @@ class HttpUpstream(ABC):
             return replace(reply, endpoint=replica.url)
 
         return await persist(once, self._conf.patience_s, again, self._safe)
+
+    def move(self, urls: Sequence[str]) -> None:
+        """Ask these replicas from the next try on; the same ones keep what is known of them."""
+        known = {each.url: each for each in self._replicas}
+        wanted = [Replica(url) for url in urls]
+        self._replicas = [known.get(each.url, each) for each in wanted]
 
     def forget(self, session_id: str) -> None:
         """The rollout is over."""

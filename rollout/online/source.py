@@ -1,0 +1,470 @@
+"""Groups of rollouts for a trainer that runs meanwhile.
+
+    async with RolloutSource(["+experiment=rft", "sampler=uniform", "online.batch=8"]) as source:
+        async for groups in source.batches():
+            ...                                    # train on them, serve the new weights
+            await source.update_policy(version)
+
+It is a run like any other, in its own dataset, whose plan grows: what a trainer gets are rows that
+are committed, and whoever looks at the run sees the same. A trainer that dies comes back with its
+checkpoint's `state_dict()`, and sees nothing twice.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from rollout import build, plugins
+from rollout.build import Job
+from rollout.checks import nearest
+from rollout.compose import compose, composed_of
+from rollout.config import RunConf
+from rollout.dataset.reader import RolloutDataset, open_dataset
+from rollout.dataset.tail import Place
+from rollout.errors import ConfigError, RolloutError
+from rollout.executor.base import Progress
+from rollout.gateway.policy import Policy
+from rollout.online.feed import Arrival, Bookmark, Feed
+from rollout.online.ledger import GroupLedger, Wanted
+from rollout.samplers.base import History, Sampler
+from rollout.types import Group, Outcome, RolloutSpec, group_id, trajectory_id
+
+STATE_VERSION = 1
+LISTEN_S = 2.0
+QUIET_S = 30.0
+"""A trainer that waits so long for what only it can let begin is told."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of the groups that have come, since the source was opened."""
+
+    accepted: int = 0
+    stale: int = 0
+    """Dropped: their weights were too far from the trainer's."""
+    refused: int = 0
+    """Dropped by the trainer's own `accept`."""
+    waited_s: float = 0.0
+    """That the trainer has waited for groups."""
+
+
+class RolloutSource:
+    """Use as `async with`. One trainer at a time may drive a run: a second one takes it over."""
+
+    def __init__(self, config: RunConf | Sequence[str], *, config_dir: str | None = None) -> None:
+        """
+        config: a run's, of one arm; `samples` is the size of its groups. `online.batch` and
+            `online.max_staleness` bound what is on its way, `sampler` draws tasks.
+        config_dir: a folder with more options of `conf/`.
+        """
+        self._config, self._config_dir = config, config_dir
+        self._stack = AsyncExitStack()
+        self._restored: Mapping[str, Any] | None = None
+        self._job: Job
+        self._dataset: RolloutDataset
+        self._feed: Feed
+        self._bookmark: Bookmark
+        self._ledger: GroupLedger
+        self._history: History
+        self._sampler: Sampler | None = None
+        self._driving: asyncio.Task[None] | None = None
+        self._coming: asyncio.Task[Arrival] | None = None
+        self._version: int | None = None
+        self._exhausted = False
+        """Whether the sampler has nothing more."""
+        self._changed = asyncio.Event()
+        """More may begin."""
+        self.taken = Taken()
+        self.progress: Progress | None = None
+        """The run's latest look at itself."""
+
+    # ---------------------------------------------------------------- opening and closing
+
+    async def __aenter__(self) -> Self:
+        """Workers are started. ConfigError for a config that cannot be run."""
+        async with self._stack:
+            await self._open()
+            self._stack = self._stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """What still runs is given up, unless all that was asked for has come."""
+        await self._stack.aclose()
+
+    async def _open(self) -> None:
+        if isinstance(self._config, RunConf):
+            composed = composed_of(self._config)
+        else:
+            composed = await asyncio.to_thread(compose, self._config, self._config_dir)
+        self._job = await asyncio.to_thread(build.prepare, composed, growing=True)
+        self._stack.callback(self._job.store.close)
+        conf, plan = self._job.conf, self._job.plan
+        [self._arm] = plan.arms
+        self._digests = {task.id: task.digest for task in plan.tasks}
+        self._digests |= {task.id: task.digest for _, task in plan.variants}
+        online = conf.online
+        self._ledger = GroupLedger(
+            self._group_id, batch=online.batch, max_staleness=online.max_staleness
+        )
+        if conf.sampler:
+            self._sampler = plugins.make(plugins.plugin_of(conf.sampler))
+        await asyncio.to_thread(build.record_start, self._job)
+        await self._begin()
+        self._dataset = await asyncio.to_thread(
+            open_dataset,
+            plan.run_uri,
+            endpoint_url=conf.store.endpoint_url,
+            region=conf.store.region,
+        )
+        self._stack.callback(self._dataset.close)
+        self._history = await asyncio.to_thread(self._read_history)
+        self._restore()
+        self._feed = Feed(self._dataset, self._bookmark.state_dict()["cursor"])
+        await self._stack.enter_async_context(self._feed)
+        listening = asyncio.create_task(self._listen())
+        self._stack.push_async_callback(_end, listening)
+        self._stack.push_async_callback(self._end_coming)
+        if self._version is not None:
+            await self._executor.set_policy(Policy(version=self._version, urls=self._urls))
+        await self._release()
+
+    async def _begin(self) -> None:
+        """The run, on its way in a task of its own; what keeps it from starting is raised here."""
+        self._executor = build.executor_of(self._job.conf)
+        begun = asyncio.Event()
+
+        async def drive() -> None:
+            async for progress in self._executor.run(self._job.plan):
+                self.progress = progress
+                begun.set()
+
+        self._driving = asyncio.create_task(drive())
+        self._stack.push_async_callback(self._end_run)
+        waiting = asyncio.create_task(begun.wait())
+        await asyncio.wait({waiting, self._driving}, return_when=asyncio.FIRST_COMPLETED)
+        await _end(waiting)
+        if self._driving.done():
+            self._raise_if_over()
+
+    async def _end_coming(self) -> None:
+        if self._coming is not None:
+            await _end(self._coming)
+
+    async def _end_run(self) -> None:
+        """In order where nothing is open, so that the run counts as finished."""
+        assert self._driving is not None
+        if not self._driving.done():
+            with suppress(RolloutError):
+                if self._ledger.idle:
+                    await self._executor.seal()
+                else:
+                    self._executor.stop()
+        await asyncio.gather(self._driving, return_exceptions=True)
+
+    def _restore(self) -> None:
+        """From a checkpoint, or after all that the run holds already."""
+        if self._restored is None:
+            self._urls: tuple[str, ...] = ()
+            self._bookmark = Bookmark(str(Place(self._dataset.state.seq)))
+            return
+        state = self._restored
+        self._bookmark = Bookmark.of(state)
+        self._ledger.load_state_dict(state)
+        self._version, self._urls = state["policy_version"], tuple(state["policy_urls"])
+
+    def _read_history(self) -> History:
+        """How the tasks went so far, out of the run's own rows."""
+        history = History(self._digests)
+        columns = ["task_id", "group_id", "outcome", "reward"]
+        seen = set()
+        for row in self._dataset.scan(columns).to_pylist():
+            scored = Outcome(row["outcome"]).scored
+            history.add(row["task_id"], row["reward"] if scored else None)
+            if row["group_id"] not in seen:
+                seen.add(row["group_id"])
+                history.draw(row["task_id"])
+        return history
+
+    # ---------------------------------------------------------------- what a trainer calls
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Ids, in the order of the config."""
+        return tuple(self._digests)
+
+    @property
+    def uri(self) -> str:
+        """Of the dataset: `open_dataset(source.uri)` reads the same rows, now or later."""
+        return self._job.plan.run_uri
+
+    @property
+    def version(self) -> int | None:
+        """Of the trainer's weights, as it told last."""
+        return self._version
+
+    async def submit(self, task_ids: str | Iterable[str], n: int | None = None) -> None:
+        """Ask for a group of each task, `n` or `samples` rollouts strong.
+
+        They run as soon as admission allows. ConfigError for a task that the config has not.
+        """
+        asked = [task_ids] if isinstance(task_ids, str) else list(task_ids)
+        for task_id in asked:
+            if task_id not in self._digests:
+                hint = nearest(task_id, self.tasks) or f"; there are {len(self._digests)}"
+                raise ConfigError(f"{task_id!r} is no task of this source{hint}")
+        for task_id in asked:
+            self._submit(task_id, n)
+        await self._release()
+
+    async def update_policy(self, version: int, endpoint: str | Sequence[str] = ()) -> None:
+        """Say that these weights are served from now on, where it may be elsewhere.
+
+        Call it once the endpoint has them. A version before the first group is the one that
+        training begins with; each other is a training step, and lets `online.batch` more groups
+        begin.
+        """
+        if self._version is not None and version <= self._version:
+            raise RolloutError(
+                f"policy version {version} is not above {self._version}; to go back to an earlier "
+                "one, open a source with that checkpoint's state"
+            )
+        if self._version is not None or self._ledger.accepted:
+            self._ledger.step += 1
+        self._version = version
+        self._urls = ((endpoint,) if isinstance(endpoint, str) else tuple(endpoint)) or self._urls
+        await self._executor.set_policy(Policy(version=version, urls=self._urls))
+        await self._release()
+
+    async def groups(
+        self,
+        *,
+        max_staleness: int | None = None,
+        accept: Callable[[Group], bool] = lambda group: True,
+    ) -> AsyncIterator[Group]:
+        """Each group when its last member is committed, failed members included.
+
+        Ends when all that was submitted has come and the sampler, if there is one, has no more.
+
+        max_staleness: groups with a token of weights that are further than so many versions behind
+            are dropped; None: `online.max_staleness`. Versions above the trainer's own are of a
+            life that it has no memory of, and dropped too.
+        accept: others are dropped, such as those without any difference in reward.
+        """
+        most = self._job.conf.online.max_staleness if max_staleness is None else max_staleness
+        while (group := await self._next(most, accept)) is not None:
+            yield group
+
+    async def batches(
+        self,
+        size: int | None = None,
+        *,
+        max_staleness: int | None = None,
+        accept: Callable[[Group], bool] = lambda group: True,
+    ) -> AsyncIterator[list[Group]]:
+        """`size`, or `online.batch`, groups at a time; the last one may be smaller."""
+        size = size or self._job.conf.online.batch
+        if size is None:
+            raise ConfigError("online.batch: must be given for batches, online.batch=8")
+        batch: list[Group] = []
+        async for group in self.groups(max_staleness=max_staleness, accept=accept):
+            batch.append(group)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain JSON data for the trainer's checkpoint: what it was given counts as trained on."""
+        return {
+            "version": STATE_VERSION,
+            "policy_version": self._version,
+            "policy_urls": list(self._urls),
+            **self._bookmark.state_dict(),
+            **self._ledger.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; before the source is opened. What was on its way then runs
+        again, unless it is in the dataset by now."""
+        if self._driving is not None:
+            raise RolloutError("load_state_dict: the source is open already; call it before")
+        if state.get("version") != STATE_VERSION:
+            raise RolloutError(
+                f"this is no state of a source, or of another version: {state.get('version')!r}"
+            )
+        self._restored = dict(state)
+
+    # ---------------------------------------------------------------- what comes
+
+    async def _next(self, most: int, accept: Callable[[Group], bool]) -> Group | None:
+        began_s = time.monotonic()
+        try:
+            while (group := await self._arrived()) is not None:
+                if self._is_stale(group, most):
+                    self.taken.stale += 1
+                elif not accept(group):
+                    self.taken.refused += 1
+                else:
+                    self._settle(group, accepted=True)
+                    self.taken.accepted += 1
+                    await self._release()
+                    return group
+                self._settle(group, accepted=False)
+                await self._release()
+            return None
+        finally:
+            self.taken.waited_s += time.monotonic() - began_s
+
+    async def _arrived(self) -> Group | None:
+        """The next group that was asked for; None when none is to come."""
+        while True:
+            for name in self._bookmark.early:
+                if self._ledger.is_running(name):
+                    return self._bookmark.take_early(name)
+            if not self._ledger.running:
+                if not self._ledger.queued and (self._sampler is None or self._exhausted):
+                    return None
+                await self._room()
+                continue
+            arrival = await self._wait()
+            name = arrival.group.group_id
+            if self._ledger.is_running(name):
+                self._bookmark.settle(arrival)
+                return arrival.group
+            if self._bookmark.is_settled(name):
+                self._bookmark.settle(arrival)
+            else:
+                self._bookmark.hold(arrival)
+
+    async def _room(self) -> None:
+        """Until the trainer has trained on what it took, which may be in another task."""
+        self._changed.clear()
+        try:
+            await asyncio.wait_for(self._changed.wait(), QUIET_S)
+        except TimeoutError:
+            log.warning(
+                "%s: %d groups were taken at step %d, and online.batch=%s with "
+                "online.max_staleness=%d lets none begin before the next update_policy",
+                self._job.conf.name,
+                self._ledger.accepted,
+                self._ledger.step,
+                self._job.conf.online.batch,
+                self._job.conf.online.max_staleness,
+            )
+
+    async def _wait(self) -> Arrival:
+        """For the feed, or for the run to end although something is still to come."""
+        assert self._driving is not None
+        if self._coming is None:  # else of a caller that was cancelled: it must not get lost
+            self._coming = asyncio.create_task(self._feed.next())
+        coming = self._coming
+        await asyncio.wait({coming, self._driving}, return_when=asyncio.FIRST_COMPLETED)
+        if not coming.done():
+            self._feed.wake()  # what was committed last may not be read yet
+            await asyncio.wait({coming}, timeout=LISTEN_S)
+        if not coming.done():
+            self._raise_if_over()
+            raise RolloutError(f"run {self._job.conf.name} ended before its groups were whole")
+        self._coming = None
+        return coming.result()
+
+    def _settle(self, group: Group, *, accepted: bool) -> None:
+        for row in group.trajectories:
+            self._history.add(group.task_id, row.reward if row.trainable else None)
+        self._ledger.settle(group.group_id, accepted=accepted)
+
+    def _is_stale(self, group: Group, most: int) -> bool:
+        oldest, newest = group.oldest_version, group.newest_version
+        if self._version is None or oldest is None or newest is None:
+            return False
+        return self._version - oldest > most or newest > self._version
+
+    # ---------------------------------------------------------------- what goes out
+
+    def _submit(self, task_id: str, n: int | None) -> None:
+        size = n or self._job.conf.samples
+        if self._restored is None:
+            while self._is_there(task_id, size):
+                self._ledger.skip_round(task_id)
+        self._ledger.submit(task_id, size)
+        self._history.draw(task_id)
+
+    async def _release(self) -> None:
+        """Fill up from the sampler, and give what may run to the coordinator."""
+        self._exhausted = False
+        while self._sampler is not None and (self._ledger.room or 0) > 0:
+            drawn = sum(map(self._history.drawn, self.tasks))
+            rng = random.Random(f"{self._job.conf.name}-{drawn}")
+            task_id = self._sampler.choose(self._history, rng)
+            if task_id is None:
+                self._exhausted = True
+                break
+            self._submit(task_id, None)
+        specs = [spec for wanted in self._ledger.release() for spec in self._specs(wanted)]
+        if specs:
+            self._raise_if_over()
+            await self._executor.extend(specs)
+        self._changed.set()
+
+    def _specs(self, wanted: Wanted) -> list[RolloutSpec]:
+        group = self._group_id(wanted)
+        return [
+            RolloutSpec(
+                trajectory_id=self._trajectory_id(wanted.task_id, sample, wanted.round),
+                group_id=group,
+                arm=self._arm.name,
+                task_id=wanted.task_id,
+                sample=sample,
+                group_size=wanted.size,
+            )
+            for sample in range(wanted.size)
+        ]
+
+    def _group_id(self, wanted: Wanted) -> str:
+        digest = self._digests[wanted.task_id]
+        return group_id(self._job.conf.name, self._arm.digest, digest, wanted.round)
+
+    def _trajectory_id(self, task_id: str, sample: int, round: int) -> str:
+        run_id, digest = self._job.conf.name, self._digests[task_id]
+        return trajectory_id(run_id, self._arm.digest, digest, sample, round)
+
+    def _is_there(self, task_id: str, size: int) -> bool:
+        """Whether the task's next round has rows of an earlier life of the run."""
+        round, accepted = self._ledger.next_round(task_id), self._job.state.accepted
+        ids = (self._trajectory_id(task_id, sample, round) for sample in range(size))
+        return any(name in accepted for name in ids)
+
+    # ---------------------------------------------------------------- the run behind it
+
+    async def _listen(self) -> None:
+        """Have the feed look as soon as rows are committed."""
+        committed = 0
+        with suppress(RolloutError):
+            while self._driving is not None and not self._driving.done():
+                committed = await self._executor.wait_committed(committed, LISTEN_S)
+                self._feed.wake()
+        self._feed.wake()
+
+    def _raise_if_over(self) -> None:
+        """What ended the run, as the trainer's error."""
+        assert self._driving is not None
+        if not self._driving.done():
+            return
+        self._driving.result()
+        progress = self.progress
+        told = [progress.paused, *progress.notes[-1:]] if progress is not None else []
+        why = next(filter(None, told), "nobody told why")
+        raise RolloutError(f"run {self._job.conf.name} has ended: {why}")
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Which task a trainer's next group is of: curricula without code."""
