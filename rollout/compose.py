@@ -30,7 +30,13 @@ ARM_KEYS = (*SWEPT_GROUPS, "verifier", "timeouts", "budget")
 """What an arm may set for itself: these are saved for each arm."""
 
 SWEPT_TIMEOUTS = ("timeouts.agent_override_s", "timeouts.multiplier")
-PLUGIN_METHODS = {"task": "load", "agent": "run", "scorer": "score", "sampler": "choose"}
+PLUGIN_METHODS = {
+    "task": "load",
+    "agent": "run",
+    "scorer": "score",
+    "sampler": "choose",
+    "learner": "learn",
+}
 Recompose = Callable[[Sequence[str]], DictConfig]
 
 
@@ -299,8 +305,9 @@ def _refuse_secrets(cfg: DictConfig) -> None:
 def _refuse_bad_values(conf: RunConf, points: Sequence[Point]) -> None:
     wrong = checks.problems(conf)
     wrong += plugins.problems("task", conf.task, PLUGIN_METHODS["task"])
-    if conf.sampler:
-        wrong += plugins.problems("sampler", conf.sampler, PLUGIN_METHODS["sampler"])
+    for kind in ("sampler", "learner"):
+        if node := getattr(conf, kind):
+            wrong += plugins.problems(kind, node, PLUGIN_METHODS[kind])
     for point in points:
         wrong += checks.problems(point.conf)
         for kind in ("agent", "scorer"):

@@ -376,6 +376,8 @@ class RunConf:
     task: dict[str, Any] = field(default_factory=dict)
     agent: dict[str, Any] = field(default_factory=dict)
     scorer: dict[str, Any] = field(default_factory=dict)
+    learner: dict[str, Any] = field(default_factory=dict)
+    """Trains on the rollouts while they are made; empty: nobody does."""
     sampler: dict[str, Any] = field(default_factory=dict)
     """Of a run that a trainer drives: draws its tasks; empty: the trainer names them."""
     online: OnlineConf = field(default_factory=OnlineConf)

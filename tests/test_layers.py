@@ -40,7 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "baking",
         }
     ),
-    frozenset({"online"}),
+    frozenset({"online", "learning"}),
     frozenset({"commands"}),
     frozenset({"__main__"}),
 )
@@ -50,7 +50,7 @@ BESIDE = {"dataset": frozenset({"errors", "types", "aio", "config"})}
 """Parts that stand beside the ones below them, and what alone they may import."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "aiohttp": ("gateway.",),
+    "aiohttp": ("gateway.", "learning.server"),
     "boto3": ("dataset.store_s3",),
     "botocore": ("dataset.store_s3",),
     "compression": ("sandbox.unpack",),  # Python's own from 3.14 on
@@ -58,11 +58,14 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "dockerfile_parse": ("tasks.dockerfile",),
     "hatchling": ("sandbox.init.build_hook",),
     "hydra": ("compose", "compose_errors", "__main__"),
-    "numpy": ("report.", "dataset.", "training."),
+    "numpy": ("report.", "dataset.", "training.", "learning.", "online.trl"),
     "omegaconf": ("compose", "compose_errors", "__main__"),
     "pyarrow": ("dataset.", "report."),
     "ray": ("executor.ray",),
     "rich": ("report.",),
+    "torch": ("learning.", "training.loader"),
+    "trl": ("online.trl",),
+    "datasets": ("online.trl", "training.adapters.sft"),
     "yaml": ("compose", "compose_errors", "__main__"),
 }
 """Each library from outside, and the prefixes of the modules that may import it."""
@@ -80,6 +83,14 @@ INSIDE_FUNCTIONS = {
         "sandbox.daemon_images",
         "rollout.sandbox.docker.daemon",
     ): "only for bases out of a daemon",
+    ("training.adapters.sft", "datasets"): "only where somebody fine-tunes on conversations",
+    ("online.trl", "datasets"): "only for TRL's trainers",
+    ("online.trl", "numpy"): "only for TRL's trainers",
+    ("online.trl", "trl.experimental.async_grpo.async_rollout_worker"): "only for TRL's trainers",
+    ("learning.learner", "torch"): "an extra: the learner says so where it is missing",
+    ("learning.learner", "rollout.learning.grpo"): "it needs torch",
+    ("learning.learner", "rollout.learning.policy"): "it needs torch",
+    ("learning.learner", "rollout.learning.server"): "it needs torch",
     ("dataset.store", "rollout.dataset.store_s3"): "boto3 is slow to import; folders need none",
 }
 """Imports inside a function, each with its reason."""

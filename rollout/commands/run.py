@@ -12,9 +12,11 @@ from typing import Self
 
 from rollout import build
 from rollout.build import Job
+from rollout.commands.learn import learn
 from rollout.commands.preview import preview
 from rollout.compose import Composed
 from rollout.dataset.reader import open_dataset
+from rollout.errors import ConfigError
 from rollout.executor.base import Executor
 from rollout.plan import Standing, stand
 from rollout.report.progress import LiveProgress
@@ -27,6 +29,10 @@ OK, INTERRUPTED = 0, 130
 
 def run(composed: Composed) -> int:
     """Run to the end, or to the first ^C; the exit code."""
+    if composed.conf.learner and not composed.conf.dry_run:
+        return learn(composed)
+    if composed.conf.sampler and not composed.conf.learner:
+        raise ConfigError("sampler: only a trainer draws tasks; choose a learner, or leave it off")
     job = build.prepare(composed)
     if job.conf.dry_run:
         show(sys.stdout, text(preview(job)))

@@ -200,6 +200,11 @@ class RolloutSource:
         return tuple(self._digests)
 
     @property
+    def instructions(self) -> dict[str, str]:
+        """Of each task, by its id."""
+        return {task.id: task.instruction for task in self._job.plan.tasks}
+
+    @property
     def uri(self) -> str:
         """Of the dataset: `open_dataset(source.uri)` reads the same rows, now or later."""
         return self._job.plan.run_uri

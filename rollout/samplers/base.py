@@ -27,7 +27,7 @@ class History:
         return tuple(self._rewards)
 
     def add(self, task_id: str, reward: float | None) -> None:
-        """A rollout ended; None where *we* failed. Tasks that the run no longer has are left out."""
+        """A rollout ended; None where *we* failed. A task that the run has no more is left out."""
         if task_id in self._rewards:
             self._rewards[task_id].append(reward)
 

@@ -149,7 +149,7 @@ async def test_stale_groups_and_those_of_a_forgotten_life_are_dropped(tmp_path: 
 
 async def test_what_cannot_be_is_said_before_anything_starts(tmp_path: Path) -> None:
     config = [*config_of(tmp_path), "executor=local"]
-    with pytest.raises(ConfigError, match="online.batch: must be given with a sampler"):
+    with pytest.raises(ConfigError, match=r"online\.batch: must be given with a sampler"):
         await RolloutSource([*config, "sampler=uniform"]).__aenter__()
     with pytest.raises(ConfigError, match="a trainer has one arm"):
         await RolloutSource([*config, "+sweep.budget.turns=[1,2]"]).__aenter__()
@@ -169,7 +169,7 @@ async def test_a_run_that_ends_under_the_trainer_is_its_error(tmp_path: Path) ->
     config += ["model.name=none", "model.urls=[http://127.0.0.1:9/v1]", "model.patience_s=0.1"]
     async with RolloutSource(config) as source:
         await source.submit(TASKS)
-        with pytest.raises(RolloutError, match="has ended: .* attempts failed by us"):
+        with pytest.raises(RolloutError, match=r"has ended: .* attempts failed by us"):
             _ = [group async for group in source.groups()]
 
 

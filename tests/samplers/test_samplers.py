@@ -85,5 +85,5 @@ def test_each_option_of_the_group_makes_its_sampler(name: str) -> None:
 
 def test_a_misspelt_argument_is_said_before_anything_starts() -> None:
     words = ["task=quickstart", "sampler=drop_solved", "+sampler.solve=1", "online.batch=1"]
-    with pytest.raises(ConfigError, match='sampler.solve: unknown key; did you mean "solved"'):
+    with pytest.raises(ConfigError, match=r'sampler\.solve: unknown key; did you mean "solved"\?'):
         compose(words)

@@ -1,0 +1,36 @@
+"""What trains on a run's rollouts while they are made, as `python -m rollout` starts it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rollout.config import RunConf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a training step has seen."""
+
+    version: int
+    """Of the weights that it made."""
+    reward: float
+    """Mean over the rollouts that were scored."""
+    by_kind: dict[str, float]
+    """The same for each kind of task: what its id begins with."""
+    rollouts: int
+    failed: int
+    """Of them, those without a reward, by a fault of ours."""
+    stale: int
+    """Groups dropped so far because their weights were too old."""
+    loss: float
+    seconds: float
+    """Since the last step."""
+    waited_s: float
+    """Of that, for rollouts."""
+
+
+class Learner(Protocol):
+    """Implementations are found by `_target_`; see `conf/learner/`."""
+
+    async def learn(self, conf: RunConf, show: Callable[[Step], None]) -> Sequence[Step]:
+        """Train to the end, telling each step; all of them, those of earlier starts included."""

@@ -1,0 +1,178 @@
+"""TRL's own trainers, two optimiser steps each, on rollouts of real sandboxes.
+
+The model is a few random weights that know bytes; the replies are the scripted engine's, whose
+tokens are bytes too. So nothing is learned here, and everything is wired as it is for real.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollout import open_dataset
+from rollout.online.trl import TrlRollouts, TrlRolloutWorker, rollout_reward
+from rollout.training.adapters.sft import sft_dataset
+from tests.online.test_source import config_of
+
+torch = pytest.importorskip("torch")
+trl = pytest.importorskip("trl")
+transformers = pytest.importorskip("transformers")
+
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.filterwarnings("default"),  # of libraries that are not ours
+]
+VOCABULARY = 320
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {f"<{number}>": number for number in range(VOCABULARY - 3)}
+    words |= {"<pad>": VOCABULARY - 3, "<eos>": VOCABULARY - 2, "<unk>": VOCABULARY - 1}
+    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        chat_template=TEMPLATE,
+    )
+
+
+def model() -> Any:
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=4096,
+        )
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[list[str]]:
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    yield [*config_of(tmp_path), "executor=local", "agent.system=work"]
+    del os.environ["TRL_EXPERIMENTAL_SILENCE"]
+
+
+def weights_of(made: Any) -> list[Any]:
+    return [weight.detach().clone() for weight in made.parameters()]
+
+
+def test_grpo_trainer_takes_two_steps(config: list[str], tokenizer: Any, tmp_path: Path) -> None:
+    rollouts = TrlRollouts(config)
+    try:
+        policy = model()
+        before = weights_of(policy)
+        arguments = trl.GRPOConfig(
+            output_dir=str(tmp_path / "out"),
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=64,
+            max_steps=2,
+            learning_rate=1e-2,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            save_strategy="no",
+            logging_steps=1,
+        )
+        trainer = trl.GRPOTrainer(
+            model=policy,
+            reward_funcs=[rollout_reward],
+            args=arguments,
+            train_dataset=rollouts.dataset().select([0, 0]),  # the task that half of them solve
+            processing_class=tokenizer,
+            rollout_func=rollouts,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.train()
+        history = trainer.state.log_history
+        uri = rollouts._background.source.uri
+    finally:
+        rollouts.close()
+    assert trainer.state.global_step == 2
+    assert any(entry.get("reward", 0.0) > 0 for entry in history)
+    assert any(not torch.equal(a, b) for a, b in zip(before, weights_of(policy), strict=True))
+    with open_dataset(uri) as dataset:
+        groups = list(dataset.groups())
+    assert [len(group.trajectories) for group in groups] == [4, 4]
+    assert [group.oldest_version for group in groups] == [0, 1]
+
+
+def test_the_rollout_worker_keeps_trls_contract(config: list[str]) -> None:
+    from trl.experimental.async_grpo.async_grpo_trainer import RolloutWorkerProtocol
+
+    worker = TrlRolloutWorker([*config, "sampler=uniform", "online.batch=2"])
+    for name in vars(RolloutWorkerProtocol):
+        if not name.startswith("_"):
+            assert callable(getattr(worker, name)), name
+    worker.start()
+    try:
+        worker.update_model_version(0)
+        samples = [worker.rollout_buffer.get(timeout=60) for _ in range(8)]
+        worker.update_model_version(1)
+        samples += [worker.rollout_buffer.get(timeout=60) for _ in range(8)]
+        worker.check_health(60)
+    finally:
+        worker.stop()
+    assert {sample.model_version for sample in samples} <= {0, 1}
+    assert len({sample.group_id for sample in samples}) >= 4
+    for sample in samples:
+        shape = sample.input_ids.shape
+        assert shape == sample.completion_mask.shape == sample.old_log_probs.shape
+        assert sample.completion_mask.any()
+        assert (sample.old_log_probs[sample.completion_mask == 0] == 0).all()
+
+
+def test_sft_trainer_takes_two_steps_on_what_was_solved(
+    config: list[str], tokenizer: Any, tmp_path: Path
+) -> None:
+    rollouts = TrlRollouts(config)
+    try:
+        rollouts._background.submit("a", 8)
+        rollouts._background.take(1)
+        with open_dataset(rollouts._background.source.uri) as dataset:
+            solved = sft_dataset(dataset)
+            with pytest.raises(ValueError, match="no rollout with a reward"):
+                sft_dataset(dataset, min_reward=2.0)
+    finally:
+        rollouts.close()
+    assert all(row["messages"][-1]["content"] == "Done." for row in solved)
+    policy = model()
+    before = weights_of(policy)
+    trainer = trl.SFTTrainer(
+        model=policy,
+        args=trl.SFTConfig(
+            output_dir=str(tmp_path / "out"),
+            max_steps=2,
+            per_device_train_batch_size=2,
+            learning_rate=1e-2,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            save_strategy="no",
+        ),
+        train_dataset=solved.remove_columns("tools"),
+        processing_class=tokenizer,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.train()
+    assert any(not torch.equal(a, b) for a, b in zip(before, weights_of(policy), strict=True))
