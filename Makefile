@@ -61,7 +61,7 @@ fuzz: $(VENV)/.dev  ## Fuzz what reads hostile bytes, FUZZ_S=60 seconds each; in
 chaos: $(VENV)/.dev  ## Small sweeps made to fail by seed, for SECONDS=600; more: ARGS="--executor ray"
 	$(BIN)/python -m tests.chaos $(SECONDS) $(ARGS)
 
-notebook: $(VENV)/.dev  ## Run notebooks/first_look.ipynb on runs/quickstart
+notebook: $(VENV)/.dev  ## Run notebooks/first_look.ipynb on runs/quickstart; learn.ipynb: by hand
 	$(BIN)/jupyter-execute --inplace notebooks/first_look.ipynb
 
 docker:  ## Install and start a Docker daemon where none answers; only engine=docker needs one

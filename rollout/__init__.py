@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rollout.environment import Environment
     from rollout.errors import RolloutError
     from rollout.library import run, run_async, sandbox
+    from rollout.online.learner import learn
     from rollout.online.source import RolloutSource
     from rollout.recipes import blueprint_of
     from rollout.types import Blueprint, Outcome, Score, ScoreMode, StopReason, Task, Trajectory
@@ -34,6 +35,7 @@ _HOMES = {
     "Trajectory": "rollout.types",
     "bake": "rollout.baking",
     "blueprint_of": "rollout.recipes",
+    "learn": "rollout.online.learner",
     "open_dataset": "rollout.dataset.reader",
     "run": "rollout.library",
     "run_async": "rollout.library",
@@ -56,6 +58,7 @@ __all__ = [
     "__version__",
     "bake",
     "blueprint_of",
+    "learn",
     "open_dataset",
     "run",
     "run_async",

@@ -65,7 +65,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "rich": ("report.",),
     "torch": ("learning.", "training.loader"),
     "trl": ("online.trl",),
-    "datasets": ("online.trl", "training.adapters.sft"),
+    "datasets": ("online.trl", "online.trl_environment", "training.adapters.sft"),
     "yaml": ("compose", "compose_errors", "__main__"),
 }
 """Each library from outside, and the prefixes of the modules that may import it."""
@@ -85,6 +85,7 @@ INSIDE_FUNCTIONS = {
     ): "only for bases out of a daemon",
     ("training.adapters.sft", "datasets"): "only where somebody fine-tunes on conversations",
     ("online.trl", "datasets"): "only for TRL's trainers",
+    ("online.trl_environment", "datasets"): "only for TRL's trainers",
     ("online.trl", "numpy"): "only for TRL's trainers",
     ("online.trl", "trl.experimental.async_grpo.async_rollout_worker"): "only for TRL's trainers",
     ("learning.learner", "torch"): "an extra: the learner says so where it is missing",

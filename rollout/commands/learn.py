@@ -4,11 +4,12 @@ import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 
-from rollout import build, plugins
+from rollout import build
 from rollout.compose import Composed
 from rollout.dataset.reader import open_dataset
 from rollout.errors import ConfigError
-from rollout.online.learner import Learner, Step
+from rollout.online import learner as online
+from rollout.online.learner import Step
 from rollout.report.render import closing, show, text
 from rollout.report.summary import summarise
 
@@ -20,8 +21,7 @@ def learn(composed: Composed) -> int:
     conf = composed.conf
     if conf.detach:
         raise ConfigError("detach: a learner runs in this process; leave it off")
-    learner: Learner = plugins.make(plugins.plugin_of(conf.learner))
-    steps = asyncio.run(learner.learn(conf, _tell))
+    steps = asyncio.run(online.learn(conf, on_step=_tell))
     uri = build.run_uri(conf.store.uri, conf.name)
     store = conf.store
     with open_dataset(uri, endpoint_url=store.endpoint_url, region=store.region) as dataset:

@@ -286,6 +286,12 @@ class RolloutSource:
         if batch:
             yield batch
 
+    async def take(self, count: int | None = None) -> list[Group]:
+        """The next `count`, or `online.batch`, groups; fewer only where no more are to come."""
+        async for batch in self.batches(count):
+            return batch
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON data for the trainer's checkpoint: what it was given counts as trained on."""
         return {

@@ -146,7 +146,7 @@ def _arm(name: str, table: pa.Table, planned: int, samples: int) -> ArmSummary:
     k = samples or pc.max(rows["group_size"]).as_py() or 1
     return ArmSummary(
         arm=name,
-        planned=max(planned, rows.num_rows),  # a run that a trainer drives grows past its plan
+        planned=planned and max(planned, rows.num_rows),  # a trainer's run grows past its plan
         committed=rows.num_rows,
         scored=scored.num_rows,
         tasks=len(task_names),

@@ -17,6 +17,7 @@ from rollout.learning.grpo import Grpo  # noqa: E402
 from rollout.learning.policy import TinyPolicy, loss_of  # noqa: E402
 from rollout.learning.server import PolicyServer  # noqa: E402
 from rollout.types import Group  # noqa: E402
+from tests.s3_server import BUCKET  # noqa: E402
 
 pytestmark = pytest.mark.native
 SMALL = ["samples=4", "online.batch=2", "task.count=5", "executor.workers=1"]
@@ -34,13 +35,12 @@ def start(folder: Path, *words: str) -> "subprocess.Popen[str]":
 
 
 def test_a_learner_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
-    first = start(tmp_path, "learner.steps=50")
-    assert first.stdout is not None
-    for line in first.stdout:
-        if line.startswith("step    3"):
-            break
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    with start(tmp_path, "learner.steps=50") as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if line.startswith("step    3"):
+                break
+        os.kill(first.pid, signal.SIGKILL)
     time.sleep(1)  # its workers end with it
     second = start(tmp_path, "learner.steps=6")
     said, _ = second.communicate(timeout=120)
@@ -66,7 +66,7 @@ async def test_rows_read_back_from_s3_give_the_gradients_of_the_online_path(
     online: list[Group] = []
     async with PolicyServer(policy) as server:
         config = ["+experiment=learn", *SMALL, f"model.urls=[{server.url}]", "learner=none"]
-        config += ["store.uri=s3://bucket/learn", f"store.endpoint_url={s3_endpoint}"]
+        config += [f"store.uri=s3://{BUCKET}/learn", f"store.endpoint_url={s3_endpoint}"]
         config += [f"objects.uri={tmp_path}/objects"]
         async with RolloutSource(config) as source:
             async for batch in source.batches():

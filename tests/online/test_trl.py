@@ -66,7 +66,7 @@ def model() -> Any:
 @pytest.fixture
 def config(tmp_path: Path) -> Iterator[list[str]]:
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    yield [*config_of(tmp_path), "executor=local", "agent.system=work"]
+    yield [*config_of(tmp_path), "executor=local"]
     del os.environ["TRL_EXPERIMENTAL_SILENCE"]
 
 
@@ -176,3 +176,33 @@ def test_sft_trainer_takes_two_steps_on_what_was_solved(
         warnings.simplefilter("ignore")
         trainer.train()
     assert any(not torch.equal(a, b) for a, b in zip(before, weights_of(policy), strict=True))
+
+
+def test_an_environment_is_what_trl_asks_of_one(config: list[str]) -> None:
+    import inspect
+
+    from transformers.utils import get_json_schema
+
+    from rollout.online.trl_environment import TrlEnvironments
+
+    environments = TrlEnvironments(config, max_steps=3)
+    try:
+        rows = environments.dataset()
+        assert rows[0]["task_id"] == "a"
+        one, other = environments(), environments()
+        public = [n for n, _ in inspect.getmembers(type(one), inspect.isfunction) if n[0] != "_"]
+        assert sorted(public) == ["bash", "get_reward", "reset"], "all others would be tools"
+        schema = get_json_schema(one.bash)["function"]
+        assert (schema["name"], list(schema["parameters"]["properties"])) == ("bash", ["command"])
+        assert one.reset(**rows[0]) == "make a"
+        assert other.reset(**rows[1]) == "make b"
+        assert "hello" in one.bash("echo hello; touch a")
+        assert (one.get_reward(), other.get_reward()) == (1.0, 0.0)
+        assert one.get_reward() == 1.0, "asked twice, scored once"
+        assert one.bash("ls") == "The episode is over."
+        one.reset(**rows[0])
+        for _ in range(3):
+            one.bash("true")
+        assert one.get_reward() == 0.0
+    finally:
+        environments.close()

@@ -1,4 +1,4 @@
-"""The README's loop over groups runs as printed, on a run of token sequences."""
+"""The README's training loops run as printed."""
 
 import os
 import re
@@ -6,6 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from tests.dataset.test_tail import SIZE, Run, member
 
@@ -33,3 +35,22 @@ def test_the_loop_over_groups_runs_as_printed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("(1, 8192) 36 "), done.stdout
+
+
+@pytest.mark.native
+def test_the_loop_that_trains_while_it_runs_runs_as_printed(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "RolloutSource" in block)
+    assert sum(map(bool, code.splitlines())) < 15
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2"]
