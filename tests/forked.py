@@ -46,6 +46,14 @@ class Forked:
             stdout, stderr = (each.result(timeout_s) for each in read)
         return subprocess.CompletedProcess(words, code, stdout, stderr)
 
+    def said(
+        self, words: list[str], *, cwd: Path, timeout_s: float = 200
+    ) -> "subprocess.CompletedProcess[str]":
+        """The same in this process's environment, with its output as text."""
+        done = self.run(words, cwd=cwd, env=dict(os.environ), timeout_s=timeout_s)
+        stdout, stderr = (each.decode() for each in (done.stdout, done.stderr))
+        return subprocess.CompletedProcess(words, done.returncode, stdout, stderr)
+
     def _ask(self, request: dict[str, object], fds: list[int]) -> None:
         if self._server is None:
             self._socket, theirs = socket.socketpair()

@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rollout
+from tests.forked import Forked
 
 pytestmark = [
     pytest.mark.native,
@@ -29,21 +29,15 @@ JSONL = "task.path=tasks.jsonl"
 class Place:
     """A folder of runs, and the command line in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, forked: Forked) -> None:
+        self.folder, self.forked = folder, forked
         self.declare(TASKS)
 
     def declare(self, tasks: list[dict[str, Any]]) -> None:
         (self.folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)))
 
     def call(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "rollout", *words],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
+        done = self.forked.said([*words], cwd=self.folder)
         assert done.returncode == code, done.stdout + done.stderr
         return done
 
@@ -65,8 +59,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def place(tmp_path: Path, forked: Forked) -> Place:
+    return Place(tmp_path, forked)
 
 
 def rewards(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, set[float | None]]:

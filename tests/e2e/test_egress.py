@@ -1,18 +1,19 @@
 """Runs with a network, as people start them: this machine's own address, named in the config."""
 
 import json
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET
+from subprocess import CompletedProcess
 from typing import Any
 
 import psutil
 import pyarrow.dataset as pads
 import pytest
+
+from tests.forked import Forked
 
 pytestmark = pytest.mark.native
 
@@ -51,19 +52,18 @@ def server() -> Iterator[str]:
     made.server_close()
 
 
-def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    (folder / "tasks.jsonl").write_text(json.dumps(TASK))
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "rollout", "+experiment=jsonl", "~sweep.agent"),
-            *("task.path=tasks.jsonl", "agent=script", "executor=local", "name=egress"),
-            *(f"engine.root_dir={folder}/root", *words),
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+Start = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def start(forked: Forked) -> Start:
+    def start(folder: Path, *words: str) -> CompletedProcess[str]:
+        (folder / "tasks.jsonl").write_text(json.dumps(TASK))
+        line = ["+experiment=jsonl", "~sweep.agent", "task.path=tasks.jsonl", "agent=script"]
+        line += ["executor=local", "name=egress", f"engine.root_dir={folder}/root", *words]
+        return forked.said(line, cwd=folder)
+
+    return start
 
 
 def quoted(text: str) -> str:
@@ -73,7 +73,9 @@ def quoted(text: str) -> str:
 
 
 @pytest.mark.parametrize("mode", ["fork", "shared"])
-def test_the_agent_is_let_out_and_the_scorer_is_not(tmp_path: Path, server: str, mode: str) -> None:
+def test_the_agent_is_let_out_and_the_scorer_is_not(
+    tmp_path: Path, start: Start, server: str, mode: str
+) -> None:
     script = (
         f"{ASK.format(uri=f'http://{server}/')} > out.txt; "
         f"{ASK.format(uri='http://example.org/')} 2> /dev/null; env > env.txt; exit 0"
@@ -116,7 +118,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         ),
     ],
 )
-def test_slips_are_told_before_anything_starts(tmp_path: Path, words: list[str], said: str) -> None:
+def test_slips_are_told_before_anything_starts(
+    tmp_path: Path, start: Start, words: list[str], said: str
+) -> None:
     done = start(tmp_path, "agent.script=ls", *words)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr

@@ -3,16 +3,18 @@
 import gzip
 import json
 import re
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, ClassVar
 
 import pyarrow.dataset as pads
 import pytest
+
+from tests.forked import Forked
 
 pytestmark = pytest.mark.native
 
@@ -68,21 +70,23 @@ class Endpoint(BaseHTTPRequestHandler):
     def log_message(self, *words: object) -> None: ...
 
 
-def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    (folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, TASKS)))
-    for name, script in {"solves": SOLVES, "loops": LOOPS, "fails": FAILS}.items():
-        (folder / f"{name}.json").write_text(json.dumps(script))
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "rollout", "+experiment=jsonl", "~sweep.agent"),
-            *("task.path=tasks.jsonl", "agent=bash", "model=scripted", "executor=local"),
-            *("name=models", f"engine.root_dir={folder}/root", *words),
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+Start = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def start(forked: Forked) -> Start:
+    def start(folder: Path, *words: str) -> CompletedProcess[str]:
+        (folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, TASKS)))
+        for name, script in {"solves": SOLVES, "loops": LOOPS, "fails": FAILS}.items():
+            (folder / f"{name}.json").write_text(json.dumps(script))
+        line = [
+            *("+experiment=jsonl", "~sweep.agent", "task.path=tasks.jsonl", "agent=bash"),
+            *("model=scripted", "executor=local", "name=models"),
+            *(f"engine.root_dir={folder}/root", *words),
+        ]
+        return forked.said(line, cwd=folder)
+
+    return start
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -91,7 +95,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (row["arm"], row["task_id"], row["sample_index"]))
 
 
-def test_two_models_side_by_side(tmp_path: Path) -> None:
+def test_two_models_side_by_side(tmp_path: Path, start: Start) -> None:
     sweep = "+sweep.model.script=[solves.json,loops.json]"
     done = start(tmp_path, sweep, "samples=2", "budget.turns=3", "model.price.prompt=2",
                  "model.price.completion=4")  # fmt: skip
@@ -115,13 +119,14 @@ def test_two_models_side_by_side(tmp_path: Path) -> None:
     assert loops[0]["messages"][2]["reasoning_content"] == "I look"
 
 
-def test_its_conversations_are_files_for_other_programs(tmp_path: Path) -> None:
+def test_its_conversations_are_files_for_other_programs(
+    tmp_path: Path, start: Start, forked: Forked
+) -> None:
     assert start(tmp_path, "+sweep.model.script=[solves.json,loops.json]", "budget.turns=3",
                  "store.format=arrow").returncode == 0  # fmt: skip
 
-    def export(*words: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "rollout", "export", "models", *words]
-        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    def export(*words: str) -> CompletedProcess[str]:
+        return forked.said(["export", "models", *words], cwd=tmp_path)
 
     done = export("format=sft")
     assert (done.returncode, "2 conversations" in done.stdout) == (0, True), done.stderr
@@ -142,7 +147,7 @@ def test_its_conversations_are_files_for_other_programs(tmp_path: Path) -> None:
     assert {document["agent"]["name"] for document in documents} == {"bash"}
 
 
-def test_what_was_sampled_is_a_table_for_trainers(tmp_path: Path) -> None:
+def test_what_was_sampled_is_a_table_for_trainers(tmp_path: Path, start: Start) -> None:
     done = start(tmp_path, "model.script=solves.json", "model.capture=tokens", "samples=3")
     assert done.returncode == 0, done.stderr
     told = {row["trajectory_id"]: row for row in rows(tmp_path)}
@@ -166,20 +171,12 @@ def test_what_was_sampled_is_a_table_for_trainers(tmp_path: Path) -> None:
         assert each["prompt_len"] == spoken[0]["token_start"] == spoken[0]["prompt_tokens"]
 
 
-def test_the_experiment_for_training_runs_against_a_script(tmp_path: Path) -> None:
+def test_the_experiment_for_training_runs_against_a_script(tmp_path: Path, forked: Forked) -> None:
     (tmp_path / "solves.json").write_text(json.dumps(SOLVES | {"rules": [*SOLVES["rules"], {
         "turns": [{"run": "ls"}, {"text": "I do not know."}]}]}))  # fmt: skip
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "rollout", "+experiment=rft", "model=scripted"),
-            *("model.script=solves.json", "executor=local", "samples=2", "name=models"),
-            f"engine.root_dir={tmp_path}/root",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    line = ["+experiment=rft", "model=scripted", "model.script=solves.json", "executor=local"]
+    line += ["samples=2", "name=models", f"engine.root_dir={tmp_path}/root"]
+    done = forked.said(line, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = rows(tmp_path)
     assert len(told) == 32
@@ -194,7 +191,7 @@ def test_the_experiment_for_training_runs_against_a_script(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("model", "before"), [("openai", "Bearer "), ("anthropic", "")])
 def test_the_key_is_the_workers_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, before: str
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, model: str, before: str
 ) -> None:
     monkeypatch.setenv("MODEL_KEY", KEY)
     Endpoint.keys.clear()
@@ -226,7 +223,7 @@ class Rejecting(Endpoint):
 
 @pytest.mark.parametrize("model", ["openai", "anthropic"])
 def test_nor_is_a_piece_of_it_where_the_endpoint_repeats_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     monkeypatch.setenv("MODEL_KEY", KEY)
     with ThreadingHTTPServer(("127.0.0.1", 0), Rejecting) as server:
@@ -250,7 +247,7 @@ def quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def test_what_the_model_is_asked_in_vain_is_told_in_the_row(tmp_path: Path) -> None:
+def test_what_the_model_is_asked_in_vain_is_told_in_the_row(tmp_path: Path, start: Start) -> None:
     done = start(tmp_path, "model.script=fails.json", "retry.max_attempts=1")
     assert done.returncode == 1, done.stderr
     assert {(row["outcome"], row["reward"]) for row in rows(tmp_path)} == {("model_error", None)}
@@ -268,7 +265,9 @@ def test_what_the_model_is_asked_in_vain_is_told_in_the_row(tmp_path: Path) -> N
         (["model=none", "agent=nop", "budget.turns=3"], "budget.turns: there is no model"),
     ],
 )
-def test_slips_are_told_before_anything_starts(tmp_path: Path, words: list[str], said: str) -> None:
+def test_slips_are_told_before_anything_starts(
+    tmp_path: Path, start: Start, words: list[str], said: str
+) -> None:
     done = start(tmp_path, *words)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
@@ -291,7 +290,9 @@ class Busy(Endpoint):
         super().do_POST()
 
 
-def test_all_workers_together_keep_to_what_the_endpoint_may_be_asked(tmp_path: Path) -> None:
+def test_all_workers_together_keep_to_what_the_endpoint_may_be_asked(
+    tmp_path: Path, start: Start
+) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/v1"

@@ -6,9 +6,8 @@ import itertools
 import lzma
 import os
 import subprocess
-import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from rollout.objects.store import ObjectStore
 from rollout.objects.unpack import tree_of
 from rollout.objects.where import open_objects, settle
 from rollout.types import Tree
+from tests.forked import Forked
 from tests.s3_server import BUCKET
 
 _prefixes = itertools.count()
@@ -281,12 +281,18 @@ def test_without_a_place_of_their_own_objects_are_beside_the_runs(tmp_path: Path
 # ---------------------------------------------------------------- the command line
 
 
-def objects_command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rollout", "objects", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def test_put_list_show_and_get(tmp_path: Path, folder: Path) -> None:
+@pytest.fixture
+def objects_command(forked: Forked) -> Command:
+    def command(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+        return forked.said(["objects", *words], cwd=cwd)
+
+    return command
+
+
+def test_put_list_show_and_get(tmp_path: Path, objects_command: Command, folder: Path) -> None:
     put = objects_command("put", "app", cwd=tmp_path)
     object_id = put.stdout.strip()
     assert (put.returncode, put.stderr, object_id[:7]) == (0, "", "sha256:")
@@ -309,7 +315,9 @@ def test_put_list_show_and_get(tmp_path: Path, folder: Path) -> None:
         (["list", "objects.uri=gs://b/x"], "objects.uri"),
     ],
 )
-def test_slips_are_one_line_and_exit_2(tmp_path: Path, words: list[str], said: str) -> None:
+def test_slips_are_one_line_and_exit_2(
+    tmp_path: Path, objects_command: Command, words: list[str], said: str
+) -> None:
     done = objects_command(*words, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
