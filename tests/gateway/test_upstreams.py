@@ -188,15 +188,18 @@ async def test_a_rollout_stays_with_its_replica_and_a_dead_one_is_left_alone() -
 
 
 async def test_a_call_on_its_way_follows_the_weights_to_where_they_are_served_now() -> None:
-    async with endpoint(status(503)) as old, endpoint(whole) as new:
-        async with OpenAIUpstream(conf(old.url)) as upstream:
-            call = asyncio.create_task(upstream.complete(CALL, "s"))
-            while not old.bodies:
-                await asyncio.sleep(0.005)
-            upstream.move([new.url])
-            assert (await call).endpoint == new.url
-            asked = len(old.bodies)
-            assert (await upstream.complete(CALL, "s")).endpoint == new.url
+    async with (
+        endpoint(status(503)) as old,
+        endpoint(whole) as new,
+        OpenAIUpstream(conf(old.url)) as upstream,
+    ):
+        call = asyncio.create_task(upstream.complete(CALL, "s"))
+        while not old.bodies:
+            await asyncio.sleep(0.005)
+        upstream.move([new.url])
+        assert (await call).endpoint == new.url
+        asked = len(old.bodies)
+        assert (await upstream.complete(CALL, "s")).endpoint == new.url
     assert (len(old.bodies), len(new.bodies)) == (asked, 2)
 
 
