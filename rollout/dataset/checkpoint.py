@@ -14,14 +14,17 @@ those that have only attempts on record. The schema's metadata holds all the res
 import hashlib
 import json
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
 
 from rollout.dataset.attempts import AttemptBook
 from rollout.dataset.base import Part
+from rollout.dataset.lazily import Lazily
 from rollout.dataset.state import RunState, ending, entry_path
 from rollout.dataset.store_base import Store
+from rollout.types import Outcome
 
 VERSION = 1
 FOLDER = "_checkpoints/"
@@ -86,15 +89,15 @@ def dump(state: RunState, entry: bytes) -> bytes:
 
 
 def _table(state: RunState) -> pa.Table:
-    packed = state.attempts.packed
-    ids = [*state.accepted, *(name for name in packed if name not in state.accepted)]
+    packed, accepted = state.attempts.packed, state.accepted.known
+    ids = [*accepted, *(name for name in packed if name not in accepted)]
     # By identity, since equal ones are mostly one object, and hashing an enum takes long.
-    endings = {id(pair): pair for pair in state.accepted.values()}
+    endings = {id(pair): pair for pair in accepted.values()}
     number_of = {key: number for number, key in enumerate(endings)}
-    numbers = [number_of[id(pair)] for pair in state.accepted.values()]
+    numbers = [number_of[id(pair)] for pair in accepted.values()]
     numbers += [0] * (len(ids) - len(numbers))
     rest = {
-        "accepted": len(state.accepted),
+        "accepted": len(accepted),
         "endings": [[outcome.value, reward] for outcome, reward in endings.values()],
         "parts": _parts(state, ids),
         "state": {
@@ -141,29 +144,40 @@ def _load(store: Store, path: str) -> RunState:
 
 
 def _state(table: pa.Table, seq: int) -> RunState:
+    """What it has for each trajectory is made of the table when somebody asks for it."""
     rest = json.loads(table.schema.metadata[b"rest"])
-    ids, numbers = (table[name].to_numpy().tolist() for name in ("id", "ending"))
+    count = rest["accepted"]
     endings = [ending(*pair) for pair in rest["endings"]]
-    accepted = map(endings.__getitem__, numbers[: rest["accepted"]])
+    parts = {part.path: part for part in (Part(**plain) for plain, _, _ in rest["parts"])}
+
+    @cache
+    def ids() -> list[str]:
+        listed: list[str] = table["id"].to_numpy().tolist()
+        return listed
+
+    def accepted() -> dict[str, tuple[Outcome, float | None]]:
+        numbers = table["ending"].to_numpy()[:count].tolist()
+        return dict(zip(ids(), map(endings.__getitem__, numbers), strict=False))
 
     def attempts() -> dict[str, str]:
-        texts = zip(ids, table["attempts"].to_numpy().tolist(), strict=True)
+        texts = zip(ids(), table["attempts"].to_numpy().tolist(), strict=True)
         return {name: text for name, text in texts if text is not None}
 
-    parts, part_ids = {}, {}
-    for plain, row, names in rest["parts"]:
-        part = Part(**plain)
-        parts[part.path] = part
-        part_ids[part.path] = tuple(ids[row[0] : sum(row)] if row else names)
+    def part_ids() -> dict[str, tuple[str, ...]]:
+        return {
+            plain["path"]: tuple(ids()[row[0] : sum(row)] if row else names)
+            for plain, row, names in rest["parts"]
+        }
+
     if set(rest["state"]) | _OF_ROWS != set(RunState.__slots__) or rest["state"]["seq"] != seq:
         raise ValueError("what made it knew another state")
     state = RunState(
         **{**rest["state"], "finished": False},
-        accepted=dict(zip(ids, accepted, strict=False)),
+        accepted=Lazily(accepted, count),
         attempts=AttemptBook(attempts),
         parts=parts,
-        part_ids=part_ids,
+        part_ids=Lazily(part_ids, len(parts)),
     )
-    if len(state.accepted) != state.rows():
-        raise ValueError(f"{len(state.accepted)} ids are accepted in {state.rows()} rows")
+    if count != state.rows() or count > table.num_rows:
+        raise ValueError(f"{count} ids are accepted in {state.rows()} rows")
     return state

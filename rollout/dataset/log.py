@@ -102,7 +102,8 @@ class CommitLog:
         self._identity = uuid.uuid4().hex
         self._fenced = ""
         self._saved = (0, 0)
-        """Entries and rows of the last checkpoint that this hand has written."""
+        """Entries and rows of the last checkpoint that this hand has begun to write."""
+        self._saving: threading.Thread | None = None
         self._lock = threading.RLock()
 
     def load(self) -> RunState:
@@ -205,7 +206,19 @@ class CommitLog:
                 self.store.delete(path)
             self._mark_final(summary)
             self.state.finished = True
+            self.settle()
             self._save_if_due(AT_END_ROWS)
+            self.settle()
+
+    def settle(self) -> None:
+        """Until the checkpoint that is on its way, if there is one, is written."""
+        if self._saving is not None:
+            self._saving.join()
+
+    def close(self) -> None:
+        """Give the store back, once nothing is written to it any more."""
+        self.settle()
+        self.store.close()
 
     # ------------------------------------------------------------ the fence
 
@@ -251,12 +264,18 @@ class CommitLog:
     # ------------------------------------------------------------ checkpoints
 
     def _save_if_due(self, every_rows: int) -> None:
-        """A checkpoint, once enough has come since the last; whatever it meets, the log stands."""
+        """A checkpoint, once enough has come since the last, written beside what goes on."""
         seq, rows = self.state.seq, len(self.state.accepted)
-        if seq - self._saved[0] >= EVERY_ENTRIES or rows - self._saved[1] >= every_rows:
+        due = seq - self._saved[0] >= EVERY_ENTRIES or rows - self._saved[1] >= every_rows
+        if due and not (self._saving and self._saving.is_alive()):
             self._saved = (seq, rows)
-            with suppress(StoreError):
-                save(self.store, self.state)
+            self._saving = threading.Thread(target=self._save, args=(self.state.copy(),))
+            self._saving.start()
+
+    def _save(self, state: RunState) -> None:
+        """Whatever it meets, the log stands."""
+        with suppress(StoreError):
+            save(self.store, state)
 
     # ------------------------------------------------------------ rewriting and the end
 

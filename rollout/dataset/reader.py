@@ -156,18 +156,19 @@ class RolloutDataset:
         follow: bool = False,
         poll_s: float = 1.0,
         more: Callable[[], bool] | None = None,
+        first_hand: Callable[[str], pa.Table | None] = lambda path: None,
     ) -> Groups:
         """Each group once its last planned member is committed, failed members included.
 
         As `tail`, with a `cursor` of its own. Without `complete`, groups that still lack members
         come at the end. `more`, in place of `follow`: waits until there may be more, and ends the
-        iterator with False.
+        iterator with False. `first_hand`: as of `Tail`.
         """
         if follow and more is None:
             more = polling(poll_s)
         place = Place.of(cursor)
         before = self._tail(KEYS, Place(), stop=place)
-        tail = self._tail(WHOLE, place, more=more)
+        tail = self._tail(WHOLE, place, more=more, first_hand=first_hand)
         return Groups(before, tail, self._members, complete=complete)
 
     def to_sft(self, *, min_reward: float = 1.0) -> Iterator[dict[str, Any]]:

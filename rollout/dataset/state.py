@@ -25,6 +25,7 @@ from typing import Any
 
 from rollout.dataset.attempts import AttemptBook
 from rollout.dataset.base import CommitRequest, Part
+from rollout.dataset.lazily import Lazily
 from rollout.errors import StoreError
 from rollout.types import Outcome
 
@@ -53,7 +54,7 @@ class RunState:
 
     seq: int = 0
     epoch: int = 0
-    accepted: dict[str, tuple[Outcome, float | None]] = field(default_factory=dict)
+    accepted: Lazily[str, tuple[Outcome, float | None]] = field(default_factory=Lazily)
     """Trajectory id to outcome and reward; each id is in exactly one named part."""
     attempts: AttemptBook = field(default_factory=AttemptBook)
     """Every ended attempt on record, those of rollouts not accepted yet included."""
@@ -63,7 +64,7 @@ class RunState:
     samples: int = 0
     parts: dict[str, Part] = field(default_factory=dict)
     """Path to part: exactly what a reader reads, in the order it became visible."""
-    part_ids: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    part_ids: Lazily[str, tuple[str, ...]] = field(default_factory=Lazily)
     """Part's path to the trajectory ids whose rows it may hold."""
     final: int = 0
     """The last `finish` entry's number, while nothing was logged after it."""
@@ -119,13 +120,14 @@ def _fold_plan(state: RunState, body: Mapping[str, Any]) -> None:
 
 
 def _fold_commit(state: RunState, body: Mapping[str, Any]) -> None:
+    accepted = state.accepted.known
     for commit in body["commits"]:
         ids = tuple(commit["ids"])
         endings = zip(ids, commit["outcomes"], commit["rewards"], strict=True)
         for trajectory_id, outcome, reward in endings:
-            if trajectory_id in state.accepted:
+            if trajectory_id in accepted:
                 raise ValueError(f"{trajectory_id} is accepted a second time")
-            state.accepted[trajectory_id] = ending(outcome, reward)
+            accepted[trajectory_id] = ending(outcome, reward)
         for part in commit["parts"]:
             _name_part(state, Part(**part), ids)
     _fold_attempts(state, body)
@@ -156,7 +158,7 @@ def _fold_compact(state: RunState, body: Mapping[str, Any]) -> None:
     merged = {path: added for added in body["adds"] for path in added["of"]}
     if merged.keys() != set(body["removes"]) or not merged.keys() <= state.parts.keys():
         raise ValueError("it merges parts that are not there")
-    held, ids_of, state.parts, state.part_ids = state.parts, state.part_ids, {}, {}
+    held, ids_of, state.parts, state.part_ids = state.parts, state.part_ids, {}, Lazily()
     for path, part in held.items():
         if path not in merged:
             _name_part(state, part, ids_of[path])

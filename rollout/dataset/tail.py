@@ -95,6 +95,7 @@ class Tail(Generic[T]):
         last: int | None = None,
         wanted: pc.Expression | None = None,
         more: Callable[[], bool] | None = None,
+        first_hand: Callable[[str], pa.Table | None] = lambda path: None,
     ) -> None:
         """
         place: where it begins.
@@ -103,10 +104,12 @@ class Tail(Generic[T]):
         wanted: other rows are passed over.
         more: waits, at the end, until there may be more, as long as the run is not finished; False
             of it, as None in its place, is the end.
+        first_hand: all rows of a part, by its path, from whoever wrote it, which saves reading it
+            from the store; None where nobody has them any more.
         """
         self._store, self._kind, self.place = store, kind, place
         self._stop, self._last, self._wanted = stop, last, wanted
-        self._more = more
+        self._more, self._first_hand = more, first_hand
         self._read_last: dict[str, tuple[str, pa.Table]] = {}
         """Table to the part that was read last, and its rows."""
         self._check_is_there()
@@ -189,7 +192,12 @@ class Tail(Generic[T]):
         # Many commits may stand in one merged part, one after the other.
         path, rows = self._read_last.get(table, ("", None))
         if path != part.path:
-            rows = read_part(part, self._store.get(part.path), columns, self._wanted)
+            rows = self._first_hand(part.path)
+            if rows is None or rows.num_rows != part.rows:
+                rows = read_part(part, self._store.get(part.path), columns, self._wanted)
+            else:
+                rows = rows if self._wanted is None else rows.filter(self._wanted)
+                rows = rows if columns is None else rows.select(columns)
             self._read_last[table] = (part.path, rows)
         return rows.filter(pc.field("trajectory_id").isin(sorted(ids)))
 

@@ -16,6 +16,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+import pyarrow as pa
+
 from rollout.dataset.base import CommitReply, CommitRequest, Part
 from rollout.dataset.parts import check_format, make_part, writer_key
 from rollout.dataset.patience import RETRY_S, patiently
@@ -52,7 +54,9 @@ class DatasetWriter:
         flush_s: float,
         commit: Callable[[CommitRequest], Awaitable[CommitReply]],
         retry_s: float = RETRY_S,
+        offer: Callable[[Part, pa.Table], None] | None = None,
     ) -> None:
+        """`offer` is shown each part's rows before the part is put, for whoever waits for them."""
         self._store = store
         self._worker = worker
         self._epoch = epoch
@@ -61,6 +65,7 @@ class DatasetWriter:
         self._flush_s = flush_s
         self._commit = commit
         self._retry_s = retry_s
+        self._offer = offer
         self._rows: list[Trajectory] = []
         self._row_bytes = 0
         """Of `_rows`."""
@@ -242,7 +247,11 @@ class DatasetWriter:
             number=number,
             format=self._format,
         )
-        return [make(table, name=name) for name, table in tables.items()]
+        made = [make(table, name=name) for name, table in tables.items()]
+        if self._offer is not None:
+            for (part, _), table in zip(made, tables.values(), strict=True):
+                self._offer(part, table)
+        return made
 
     def _request(self, parts: tuple[Part, ...], rows: list[Trajectory]) -> CommitRequest:
         return CommitRequest(

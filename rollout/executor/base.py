@@ -6,7 +6,7 @@ small records cross here: rows go from the worker's node to the store.
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from rollout.config import (
     EngineConf,
@@ -184,6 +184,10 @@ class Executor(Protocol):
     async def wait_committed(self, count: int, timeout_s: float) -> int:
         """How many planned rollouts are committed: once there are more than `count`, or after
         `timeout_s`."""
+
+    def first_hand(self, path: str) -> Any:
+        """The rows of a part that was committed lately, as an Arrow table, where they need not be
+        read from the store; else None. Blocks; called from a thread."""
 
     def drain(self) -> None:
         """First ^C: running episodes finish and are committed, nothing new starts."""

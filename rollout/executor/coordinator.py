@@ -299,7 +299,7 @@ class RunCoordinator:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._book.open == 0:
             await self._finish()
-        await asyncio.to_thread(self._log.store.close)
+        await asyncio.to_thread(self._log.close)
 
     async def _finish(self) -> None:
         state = self._log.state

@@ -60,6 +60,10 @@ class LocalExecutor:
     async def wait_committed(self, count: int, timeout_s: float) -> int:
         return await self._begun.wait_committed(count, timeout_s)
 
+    def first_hand(self, path: str) -> None:
+        """Nothing: processes of one machine share no store of objects but the dataset's."""
+        return
+
     @property
     def _begun(self) -> RunCoordinator:
         if self._coordinator is None:

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rollout.errors import ConfigError, RolloutError
@@ -24,6 +25,8 @@ from rollout.types import RolloutSpec
 
 PROGRESS_S = 0.5
 NAME_FREE_S = 20.0
+FIRST_HAND_S = 5.0
+"""After so long the store is the faster way."""
 
 
 class RayExecutor:
@@ -73,6 +76,17 @@ class RayExecutor:
     async def wait_committed(self, count: int, timeout_s: float) -> int:
         committed: int = await self._ask("wait_committed", count, timeout_s)
         return committed
+
+    def first_hand(self, path: str) -> Any:
+        """Out of Ray's object store, where the worker that wrote it has put it, without a copy."""
+        coordinator = self._coordinator
+        if coordinator is None:
+            return None
+        try:
+            offered: Any = ray.get(coordinator.offered.remote(path), timeout=FIRST_HAND_S)
+            return ray.get(offered[0], timeout=FIRST_HAND_S) if offered else None
+        except RayError:  # whoever had it is gone; it is in the store
+            return None
 
     async def _ask(self, method: str, *args: Any) -> Any:
         if self._coordinator is None:

@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from rollout.aio import collect_rarely
-from rollout.dataset.base import CommitReply, CommitRequest
+from rollout.dataset.base import CommitReply, CommitRequest, Part
 from rollout.errors import Fenced, RolloutError
 from rollout.executor.base import Heartbeat, HeartbeatReply, LeaseReply, RunPlan
 from rollout.executor.coordinator import Look, RunCoordinator
@@ -27,6 +27,9 @@ DRIVER_TTL_S = 60.0
 
 BEAT_TIMEOUT_S = 20.0
 
+OFFERED_BYTES = 256 << 20
+"""Rows kept for a trainer that may ask for them; the oldest go first, for all are in the store."""
+
 
 class CoordinatorActor:
     """Holds the run's coordinator; detached, so that it outlives a driver and can tidy up."""
@@ -36,6 +39,7 @@ class CoordinatorActor:
         self._coordinator: RunCoordinator
         self._watch: asyncio.Task[None] | None = None
         self._looked_s = 0.0
+        self._offers: dict[str, tuple[list[Any], int]] = {}
 
     def __repr__(self) -> str:
         return f"coordinator of run {self._plan.run_id}"
@@ -57,6 +61,17 @@ class CoordinatorActor:
         """Where the run stands; also the driver's sign of life."""
         self._looked_s = asyncio.get_running_loop().time()
         return self._coordinator.look()
+
+    async def offer(self, path: str, rows: list[Any], size_bytes: int) -> None:
+        """A reference to a part's rows in Ray's object store, in a list so that it stays one."""
+        self._offers[path] = (rows, size_bytes)
+        while sum(size for _, size in self._offers.values()) > OFFERED_BYTES:
+            del self._offers[next(iter(self._offers))]
+
+    async def offered(self, path: str) -> list[Any]:
+        """That reference, once; empty where there is none any more."""
+        rows, _ = self._offers.pop(path, ([], 0))
+        return rows
 
     async def close(self) -> None:
         if self._watch is not None:
@@ -87,6 +102,7 @@ class WorkerActor:
             BeatSender(coordinator),
             share=share,
             meter=RayMeter(plan.run_id, name),
+            offer=Offering(coordinator),
         )
 
     def __repr__(self) -> str:
@@ -155,6 +171,16 @@ class BeatSender:
         except RayError as exc:
             raise typed(exc, "heartbeat") from exc
         return reply
+
+
+class Offering:
+    """Puts a part's rows into Ray's object store, and tells the coordinator where."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+
+    def __call__(self, part: Part, rows: Any) -> None:
+        self._actor.offer.remote(part.path, [ray.put(rows)], rows.nbytes)
 
 
 def typed(error: RayError, doing: str) -> RolloutError:

@@ -14,11 +14,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 from rollout.agents.base import Agent
 from rollout.aio import shielded
 from rollout.capacity import Capacity
-from rollout.dataset.base import CommitReply, CommitRequest
+from rollout.dataset.base import CommitReply, CommitRequest, Part
 from rollout.dataset.patience import patiently
 from rollout.dataset.store import Store, open_store
 from rollout.dataset.writer import DatasetWriter
@@ -72,7 +73,9 @@ class Worker:
         *,
         share: float = 1.0,
         meter: Meter | None = None,
+        offer: Callable[[Part, Any], None] | None = None,
     ) -> None:
+        """`offer`: shows a part's rows to a trainer that waits for them; see DatasetWriter."""
         self._plan = plan
         self._name = name
         self._node = node
@@ -80,6 +83,7 @@ class Worker:
         self._send_beat = send_beat
         self._share = share
         self._meter = meter or Unmetered()
+        self._offer = offer if plan.growing else None
         self._tasks = {task.id: task for task in plan.tasks}
         self._variants = {(arm, task.id): task for arm, task in plan.variants}
         self._arms = {arm.name: arm for arm in plan.arms}
@@ -196,6 +200,7 @@ class Worker:
             flush_bytes=int(plan.store.flush_mb * 2**20),
             flush_s=plan.store.flush_s,
             commit=self._commit,
+            offer=self._offer,
         )
         stack.push_async_callback(self._end_helpers)
         self._helpers = [asyncio.create_task(self._observe())]

@@ -8,7 +8,7 @@ groups ahead.
 import asyncio
 import contextlib
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,10 @@ class Arrival:
 class Feed:
     """Follows a run's groups from `cursor` on. Use as `async with`."""
 
-    def __init__(self, dataset: RolloutDataset, cursor: str | None) -> None:
-        self._dataset, self._cursor = dataset, cursor
+    def __init__(
+        self, dataset: RolloutDataset, cursor: str | None, first_hand: Callable[[str], Any]
+    ) -> None:
+        self._dataset, self._cursor, self._first_hand = dataset, cursor, first_hand
         self._arrivals: asyncio.Queue[Arrival | Exception] = asyncio.Queue(AHEAD)
         self._loop = asyncio.get_running_loop()
         self._news = threading.Event()
@@ -71,7 +73,9 @@ class Feed:
 
     def _follow(self) -> None:
         try:
-            groups = self._dataset.groups(self._cursor, more=self._more)
+            groups = self._dataset.groups(
+                self._cursor, more=self._more, first_hand=self._first_hand
+            )
             before = groups.cursor
             for group in groups:
                 self._put(Arrival(group=group, before=before, after=groups.cursor))

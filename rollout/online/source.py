@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -29,13 +29,16 @@ from rollout.dataset.tail import Place
 from rollout.errors import ConfigError, RolloutError
 from rollout.executor.base import Progress
 from rollout.gateway.policy import Policy
-from rollout.online.feed import Arrival, Bookmark, Feed
-from rollout.online.ledger import GroupLedger, Wanted
+from rollout.online.feed import Bookmark, Feed
+from rollout.online.growing import GrowingRun, ended
+from rollout.online.intake import Intake
+from rollout.online.ledger import GroupLedger
 from rollout.samplers.base import History, Sampler
-from rollout.types import Group, Outcome, RolloutSpec, group_id, trajectory_id
+from rollout.types import Group, Outcome
 
 STATE_VERSION = 1
-LISTEN_S = 2.0
+STALE_TOLD = 16
+"""So many in a row hint at versions that two sides count in their own ways."""
 QUIET_S = 30.0
 """A trainer that waits so long for what only it can let begin is told."""
 
@@ -67,28 +70,28 @@ class RolloutSource:
         self._config, self._config_dir = config, config_dir
         self._stack = AsyncExitStack()
         self._restored: Mapping[str, Any] | None = None
+        self._is_open = False
         self._job: Job
+        self._run: GrowingRun
         self._dataset: RolloutDataset
-        self._feed: Feed
+        self._intake: Intake
         self._bookmark: Bookmark
         self._ledger: GroupLedger
         self._history: History
         self._sampler: Sampler | None = None
-        self._driving: asyncio.Task[None] | None = None
-        self._coming: asyncio.Task[Arrival] | None = None
         self._version: int | None = None
         self._exhausted = False
         """Whether the sampler has nothing more."""
+        self._stale_in_a_row = 0
         self._changed = asyncio.Event()
         """More may begin."""
         self.taken = Taken()
-        self.progress: Progress | None = None
-        """The run's latest look at itself."""
 
     # ---------------------------------------------------------------- opening and closing
 
     async def __aenter__(self) -> Self:
         """Workers are started. ConfigError for a config that cannot be run."""
+        self._is_open = True
         async with self._stack:
             await self._open()
             self._stack = self._stack.pop_all()
@@ -106,17 +109,16 @@ class RolloutSource:
         self._job = await asyncio.to_thread(build.prepare, composed, growing=True)
         self._stack.callback(self._job.store.close)
         conf, plan = self._job.conf, self._job.plan
-        [self._arm] = plan.arms
-        self._digests = {task.id: task.digest for task in plan.tasks}
-        self._digests |= {task.id: task.digest for _, task in plan.variants}
+        self._run = GrowingRun(self._job)
         online = conf.online
         self._ledger = GroupLedger(
-            self._group_id, batch=online.batch, max_staleness=online.max_staleness
+            self._run.group_id, batch=online.batch, max_staleness=online.max_staleness
         )
         if conf.sampler:
             self._sampler = plugins.make(plugins.plugin_of(conf.sampler))
         await asyncio.to_thread(build.record_start, self._job)
-        await self._begin()
+        self._stack.push_async_callback(self._end_run)
+        await self._run.begin()
         self._dataset = await asyncio.to_thread(
             open_dataset,
             plan.run_uri,
@@ -126,47 +128,19 @@ class RolloutSource:
         self._stack.callback(self._dataset.close)
         self._history = await asyncio.to_thread(self._read_history)
         self._restore()
-        self._feed = Feed(self._dataset, self._bookmark.state_dict()["cursor"])
-        await self._stack.enter_async_context(self._feed)
-        listening = asyncio.create_task(self._listen())
-        self._stack.push_async_callback(_end, listening)
-        self._stack.push_async_callback(self._end_coming)
+        cursor = self._bookmark.state_dict()["cursor"]
+        feed = Feed(self._dataset, cursor, self._run.executor.first_hand)
+        await self._stack.enter_async_context(feed)
+        listening = asyncio.create_task(self._run.listen(feed.wake))
+        self._stack.push_async_callback(ended, listening)
+        self._intake = Intake(self._run, self._ledger, self._bookmark, feed)
+        self._stack.push_async_callback(self._intake.close)
         if self._version is not None:
-            await self._executor.set_policy(Policy(version=self._version, urls=self._urls))
+            await self._run.executor.set_policy(Policy(version=self._version, urls=self._urls))
         await self._release()
 
-    async def _begin(self) -> None:
-        """The run, on its way in a task of its own; what keeps it from starting is raised here."""
-        self._executor = build.executor_of(self._job.conf)
-        begun = asyncio.Event()
-
-        async def drive() -> None:
-            async for progress in self._executor.run(self._job.plan):
-                self.progress = progress
-                begun.set()
-
-        self._driving = asyncio.create_task(drive())
-        self._stack.push_async_callback(self._end_run)
-        waiting = asyncio.create_task(begun.wait())
-        await asyncio.wait({waiting, self._driving}, return_when=asyncio.FIRST_COMPLETED)
-        await _end(waiting)
-        if self._driving.done():
-            self._raise_if_over()
-
-    async def _end_coming(self) -> None:
-        if self._coming is not None:
-            await _end(self._coming)
-
     async def _end_run(self) -> None:
-        """In order where nothing is open, so that the run counts as finished."""
-        assert self._driving is not None
-        if not self._driving.done():
-            with suppress(RolloutError):
-                if self._ledger.idle:
-                    await self._executor.seal()
-                else:
-                    self._executor.stop()
-        await asyncio.gather(self._driving, return_exceptions=True)
+        await self._run.end(in_order=self._ledger.idle)
 
     def _restore(self) -> None:
         """From a checkpoint, or after all that the run holds already."""
@@ -181,7 +155,7 @@ class RolloutSource:
 
     def _read_history(self) -> History:
         """How the tasks went so far, out of the run's own rows."""
-        history = History(self._digests)
+        history = History(self._run.digests)
         columns = ["task_id", "group_id", "outcome", "reward"]
         seen = set()
         for row in self._dataset.scan(columns).to_pylist():
@@ -197,7 +171,7 @@ class RolloutSource:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Ids, in the order of the config."""
-        return tuple(self._digests)
+        return tuple(self._run.digests)
 
     @property
     def instructions(self) -> dict[str, str]:
@@ -208,6 +182,11 @@ class RolloutSource:
     def uri(self) -> str:
         """Of the dataset: `open_dataset(source.uri)` reads the same rows, now or later."""
         return self._job.plan.run_uri
+
+    @property
+    def progress(self) -> Progress | None:
+        """The run's latest look at itself."""
+        return self._run.progress
 
     @property
     def version(self) -> int | None:
@@ -221,8 +200,8 @@ class RolloutSource:
         """
         asked = [task_ids] if isinstance(task_ids, str) else list(task_ids)
         for task_id in asked:
-            if task_id not in self._digests:
-                hint = nearest(task_id, self.tasks) or f"; there are {len(self._digests)}"
+            if task_id not in self._run.digests:
+                hint = nearest(task_id, self.tasks) or f"; there are {len(self._run.digests)}"
                 raise ConfigError(f"{task_id!r} is no task of this source{hint}")
         for task_id in asked:
             self._submit(task_id, n)
@@ -244,7 +223,7 @@ class RolloutSource:
             self._ledger.step += 1
         self._version = version
         self._urls = ((endpoint,) if isinstance(endpoint, str) else tuple(endpoint)) or self._urls
-        await self._executor.set_policy(Policy(version=version, urls=self._urls))
+        await self._run.executor.set_policy(Policy(version=version, urls=self._urls))
         await self._release()
 
     async def groups(
@@ -305,7 +284,7 @@ class RolloutSource:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint; before the source is opened. What was on its way then runs
         again, unless it is in the dataset by now."""
-        if self._driving is not None:
+        if self._is_open:
             raise RolloutError("load_state_dict: the source is open already; call it before")
         if state.get("version") != STATE_VERSION:
             raise RolloutError(
@@ -319,41 +298,24 @@ class RolloutSource:
         began_s = time.monotonic()
         try:
             while (group := await self._arrived()) is not None:
-                if self._is_stale(group, most):
-                    self.taken.stale += 1
-                elif not accept(group):
-                    self.taken.refused += 1
-                else:
-                    self._settle(group, accepted=True)
-                    self.taken.accepted += 1
-                    await self._release()
-                    return group
-                self._settle(group, accepted=False)
+                stale = self._is_stale(group, most)
+                accepted = not stale and accept(group)
+                self._settle(group, accepted=accepted)
+                self._count(group, stale=stale, accepted=accepted)
                 await self._release()
+                if accepted:
+                    return group
             return None
         finally:
             self.taken.waited_s += time.monotonic() - began_s
 
     async def _arrived(self) -> Group | None:
         """The next group that was asked for; None when none is to come."""
-        while True:
-            for name in self._bookmark.early:
-                if self._ledger.is_running(name):
-                    return self._bookmark.take_early(name)
-            if not self._ledger.running:
-                if not self._ledger.queued and (self._sampler is None or self._exhausted):
-                    return None
-                await self._room()
-                continue
-            arrival = await self._wait()
-            name = arrival.group.group_id
-            if self._ledger.is_running(name):
-                self._bookmark.settle(arrival)
-                return arrival.group
-            if self._bookmark.is_settled(name):
-                self._bookmark.settle(arrival)
-            else:
-                self._bookmark.hold(arrival)
+        while not self._ledger.running:
+            if not self._ledger.queued and (self._sampler is None or self._exhausted):
+                return None
+            await self._room()
+        return await self._intake.next()
 
     async def _room(self) -> None:
         """Until the trainer has trained on what it took, which may be in another task."""
@@ -371,21 +333,21 @@ class RolloutSource:
                 self._job.conf.online.max_staleness,
             )
 
-    async def _wait(self) -> Arrival:
-        """For the feed, or for the run to end although something is still to come."""
-        assert self._driving is not None
-        if self._coming is None:  # else of a caller that was cancelled: it must not get lost
-            self._coming = asyncio.create_task(self._feed.next())
-        coming = self._coming
-        await asyncio.wait({coming, self._driving}, return_when=asyncio.FIRST_COMPLETED)
-        if not coming.done():
-            self._feed.wake()  # what was committed last may not be read yet
-            await asyncio.wait({coming}, timeout=LISTEN_S)
-        if not coming.done():
-            self._raise_if_over()
-            raise RolloutError(f"run {self._job.conf.name} ended before its groups were whole")
-        self._coming = None
-        return coming.result()
+    def _count(self, group: Group, *, stale: bool, accepted: bool) -> None:
+        self.taken.stale += stale
+        self.taken.accepted += accepted
+        self.taken.refused += not stale and not accepted
+        self._stale_in_a_row = self._stale_in_a_row + 1 if stale else 0
+        if self._stale_in_a_row == STALE_TOLD:
+            log.warning(
+                "%s: %d groups in a row were dropped, the last of weights %s to %s, while the "
+                "trainer is at %s; does its endpoint tell a version of its own?",
+                self._job.conf.name,
+                STALE_TOLD,
+                group.oldest_version,
+                group.newest_version,
+                self._version,
+            )
 
     def _settle(self, group: Group, *, accepted: bool) -> None:
         for row in group.trajectories:
@@ -403,7 +365,7 @@ class RolloutSource:
     def _submit(self, task_id: str, n: int | None) -> None:
         size = n or self._job.conf.samples
         if self._restored is None:
-            while self._is_there(task_id, size):
+            while self._run.is_there(task_id, self._ledger.next_round(task_id), size):
                 self._ledger.skip_round(task_id)
         self._ledger.submit(task_id, size)
         self._history.draw(task_id)
@@ -419,63 +381,5 @@ class RolloutSource:
                 self._exhausted = True
                 break
             self._submit(task_id, None)
-        specs = [spec for wanted in self._ledger.release() for spec in self._specs(wanted)]
-        if specs:
-            self._raise_if_over()
-            await self._executor.extend(specs)
+        await self._run.extend(self._ledger.release())
         self._changed.set()
-
-    def _specs(self, wanted: Wanted) -> list[RolloutSpec]:
-        group = self._group_id(wanted)
-        return [
-            RolloutSpec(
-                trajectory_id=self._trajectory_id(wanted.task_id, sample, wanted.round),
-                group_id=group,
-                arm=self._arm.name,
-                task_id=wanted.task_id,
-                sample=sample,
-                group_size=wanted.size,
-            )
-            for sample in range(wanted.size)
-        ]
-
-    def _group_id(self, wanted: Wanted) -> str:
-        digest = self._digests[wanted.task_id]
-        return group_id(self._job.conf.name, self._arm.digest, digest, wanted.round)
-
-    def _trajectory_id(self, task_id: str, sample: int, round: int) -> str:
-        run_id, digest = self._job.conf.name, self._digests[task_id]
-        return trajectory_id(run_id, self._arm.digest, digest, sample, round)
-
-    def _is_there(self, task_id: str, size: int) -> bool:
-        """Whether the task's next round has rows of an earlier life of the run."""
-        round, accepted = self._ledger.next_round(task_id), self._job.state.accepted
-        ids = (self._trajectory_id(task_id, sample, round) for sample in range(size))
-        return any(name in accepted for name in ids)
-
-    # ---------------------------------------------------------------- the run behind it
-
-    async def _listen(self) -> None:
-        """Have the feed look as soon as rows are committed."""
-        committed = 0
-        with suppress(RolloutError):
-            while self._driving is not None and not self._driving.done():
-                committed = await self._executor.wait_committed(committed, LISTEN_S)
-                self._feed.wake()
-        self._feed.wake()
-
-    def _raise_if_over(self) -> None:
-        """What ended the run, as the trainer's error."""
-        assert self._driving is not None
-        if not self._driving.done():
-            return
-        self._driving.result()
-        progress = self.progress
-        told = [progress.paused, *progress.notes[-1:]] if progress is not None else []
-        why = next(filter(None, told), "nobody told why")
-        raise RolloutError(f"run {self._job.conf.name} has ended: {why}")
-
-
-async def _end(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

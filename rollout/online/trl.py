@@ -172,10 +172,11 @@ class TrlRolloutWorker:
             if advantage is None:
                 continue
             version = row.policy_version_min
+            prompt, completion = _chat(row)
             for tokens in trained(row):
                 yield RolloutSample(
-                    prompt=[],
-                    completion=[],
+                    prompt=prompt,
+                    completion=completion,
                     input_ids=np.asarray(tokens.token_ids),
                     completion_mask=np.frombuffer(tokens.loss_mask, np.uint8).astype(np.int64),
                     old_log_probs=np.asarray(tokens.logprobs),
@@ -185,3 +186,10 @@ class TrlRolloutWorker:
                     metrics={"reward": float(row.reward or 0.0)},
                     enqueued_at=time.time(),
                 )
+
+
+def _chat(row: Trajectory) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """For people who look at the trainer's traces: up to the model's first word, and from there."""
+    chat = [{"role": message.role, "content": message.content} for message in row.messages]
+    first = next((at for at, each in enumerate(chat) if each["role"] == "assistant"), len(chat))
+    return chat[:first], chat[first:]

@@ -9,7 +9,8 @@ from rollout.agents.bash import Bash
 from rollout.agents.command import Command
 from rollout.agents.skills import FOLDER, description_of, mounts_of
 from rollout.errors import ConfigError
-from tests.e2e.test_models import rows, start
+from tests.e2e.test_models import rows, started
+from tests.forked import Forked
 
 SKILL = "---\nname: x\ndescription: What it is for.\n---\nDo it."
 
@@ -69,14 +70,14 @@ def test_what_is_no_skill_is_refused(tmp_path: Path, names: list[str], reason: s
 
 
 @pytest.mark.native
-def test_the_built_in_agent_is_told_and_can_read_it(tmp_path: Path) -> None:
+def test_the_built_in_agent_is_told_and_can_read_it(tmp_path: Path, forked: Forked) -> None:
     skill(tmp_path / "skills" / "greeting")
     script = (
         '{"rules": [{"turns": [{"run": "grep -q Do.it /opt/skills/greeting/SKILL.md && '
         'echo hello > out.txt"}, {"text": "Done."}]}]}'
     )
     (tmp_path / "reads.json").write_text(script)
-    done = start(
+    done = started(forked,
         tmp_path, "model.script=reads.json", "agent.skills=[skills/greeting]",
         "task.include=[greet]",
     )  # fmt: skip

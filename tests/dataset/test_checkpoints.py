@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from rollout.dataset.checkpoint import FOLDER, KEPT, checkpoint_path, newest, save
 from rollout.dataset.log import CommitLog
-from rollout.dataset.reader import RolloutDataset
+from rollout.dataset.reader import RolloutDataset, open_dataset
+from rollout.dataset.state import RunState
 from rollout.dataset.store import LocalStore
 from rollout.errors import StoreError
 from rollout.types import Outcome
@@ -86,6 +88,7 @@ def test_they_are_written_every_so_often_and_the_last_two_are_kept(
     log.announce()
     for name in "abcdefg":
         commit(log, name)
+        log.settle()
     assert local_store.list(FOLDER) == [checkpoint_path(5), checkpoint_path(7)]
     assert len(local_store.list(FOLDER)) == KEPT
 
@@ -103,7 +106,46 @@ def test_a_store_that_refuses_checkpoints_loses_no_commit(
     log.announce()
     (local_store.root / "_checkpoints").write_text("in the way")
     commit(log, "a")
+    log.settle()
     assert set(log.state.accepted) == {"a"}
+
+
+def test_commits_do_not_wait_for_a_checkpoint_and_it_is_of_its_own_moment(
+    local_store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rollout.dataset.log.EVERY_ROWS", 1)
+    go_on = threading.Event()
+    written = []
+
+    def slow(store: LocalStore, state: RunState) -> None:
+        assert go_on.wait(30)
+        written.append(set(state.accepted))
+        save(store, state)
+
+    monkeypatch.setattr("rollout.dataset.log.save", slow)
+    log = CommitLog(local_store, "first")
+    log.announce()
+    for name in "abc":
+        commit(log, name)
+    assert set(log.state.accepted) == set("abc")
+    go_on.set()
+    log.settle()
+    assert written == [{"a"}], "the next one is due when this is written"
+    commit(log, "d")
+    log.close()
+    assert written[1:] == [set("abcd")]
+
+
+def test_who_opens_a_run_to_read_it_makes_no_ids(log: CommitLog) -> None:
+    save(log.store, log.state)
+    dataset = open_dataset(log.store.uri)
+    held = (dataset.state.accepted, dataset.state.part_ids)
+    assert not any("known" in vars(each) for each in held)
+    assert len(dataset.state.accepted) == len(log.state.accepted) > 0
+    assert not any("known" in vars(each) for each in held), "their number needs none of them"
+    assert dict(dataset.state.accepted) == dict(log.state.accepted)
+    assert dict(dataset.state.part_ids) == dict(log.state.part_ids)
+    assert dataset.snapshot().state == log.state
 
 
 # ---------------------------------------------------------------- never believed

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_models import rows, start
+from tests.e2e.test_models import rows, started
+from tests.forked import Forked
 
 pytestmark = [pytest.mark.native, pytest.mark.xdist_group("harnesses")]
 
@@ -38,7 +39,9 @@ def reachable(installer: str, package: str, folder: Path) -> bool:
     # Installing this one alone takes a minute.
     [pytest.param(a, marks=pytest.mark.long) if a == "mini_swe_agent" else a for a in HARNESSES],
 )
-def test_a_harness_solves_a_task_through_the_gateway(agent: str, tmp_path: Path) -> None:
+def test_a_harness_solves_a_task_through_the_gateway(
+    agent: str, tmp_path: Path, forked: Forked
+) -> None:
     installer, package, dialect = HARNESSES[agent]
     has_skills = agent != "mini_swe_agent"
     if not reachable(installer, package, tmp_path / "downloaded"):
@@ -46,7 +49,7 @@ def test_a_harness_solves_a_task_through_the_gateway(agent: str, tmp_path: Path)
     (tmp_path / "skills/greeting").mkdir(parents=True)
     (tmp_path / "skills/greeting/SKILL.md").write_text(SKILL)
     skills = ["agent.skills=[skills/greeting]"] if has_skills else []
-    done = start(
+    done = started(forked,
         tmp_path, f"agent={agent}", *skills, "model.script=solves.json",
         "blueprint.build_network=host", "retry.max_attempts=1", "task.include=[greet]",
     )  # fmt: skip

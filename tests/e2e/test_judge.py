@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_models import rows, start
+from tests.e2e.test_models import rows, started
+from tests.forked import Forked
 
 pytestmark = pytest.mark.native
 
@@ -19,9 +20,10 @@ VERDICTS = {
 """Half a reward for one of the tasks, at the second attempt."""
 
 
-def test_a_judge_that_gives_no_verdict_is_no_zero(tmp_path: Path) -> None:
+def test_a_judge_that_gives_no_verdict_is_no_zero(tmp_path: Path, forked: Forked) -> None:
     (tmp_path / "verdicts.json").write_text(json.dumps(VERDICTS))
-    done = start(
+    done = started(
+        forked,
         tmp_path,
         "model.script=solves.json",
         *("scorer=judge", "scorer.rubric=done as asked", "scorer.files=[/app/out.txt]"),

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -73,20 +74,21 @@ class Endpoint(BaseHTTPRequestHandler):
 Start = Callable[..., CompletedProcess[str]]
 
 
+def started(forked: Forked, folder: Path, *words: str) -> CompletedProcess[str]:
+    (folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, TASKS)))
+    for name, script in {"solves": SOLVES, "loops": LOOPS, "fails": FAILS}.items():
+        (folder / f"{name}.json").write_text(json.dumps(script))
+    line = [
+        *("+experiment=jsonl", "~sweep.agent", "task.path=tasks.jsonl", "agent=bash"),
+        *("model=scripted", "executor=local", "name=models"),
+        *(f"engine.root_dir={folder}/root", *words),
+    ]
+    return forked.said(line, cwd=folder)
+
+
 @pytest.fixture
 def start(forked: Forked) -> Start:
-    def start(folder: Path, *words: str) -> CompletedProcess[str]:
-        (folder / "tasks.jsonl").write_text("\n".join(map(json.dumps, TASKS)))
-        for name, script in {"solves": SOLVES, "loops": LOOPS, "fails": FAILS}.items():
-            (folder / f"{name}.json").write_text(json.dumps(script))
-        line = [
-            *("+experiment=jsonl", "~sweep.agent", "task.path=tasks.jsonl", "agent=bash"),
-            *("model=scripted", "executor=local", "name=models"),
-            *(f"engine.root_dir={folder}/root", *words),
-        ]
-        return forked.said(line, cwd=folder)
-
-    return start
+    return partial(started, forked)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -55,7 +55,9 @@ def test_a_learner_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         rows = dataset.scan(["trajectory_id", "reward", "policy_version_min"]).to_pylist()
     assert len({row["trajectory_id"] for row in rows}) == len(rows)
     assert len(rows) >= 6 * 2 * 4
-    assert {row["policy_version_min"] for row in rows} >= {0, 1, 2}
+    versions = {row["policy_version_min"] for row in rows}
+    assert min(versions) == 0
+    assert len(versions) > 2, "its weights changed meanwhile"
 
 
 @pytest.mark.s3

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from rollout import RolloutSource
+from rollout.dataset import tail
+from rollout.dataset.base import Part
 from rollout.dataset.reader import open_dataset
 from rollout.errors import ConfigError, RolloutError
 from rollout.types import Group
@@ -128,6 +130,22 @@ async def test_a_trainer_that_begins_anew_gets_new_groups(words: Words) -> None:
         after = [group async for group in source.groups()]
     assert len({*ids(before), *ids(after)}) == 2
     assert [group.task_id for group in after] == ["a"]
+
+
+@pytest.mark.ray
+async def test_on_ray_rows_come_through_its_object_store(
+    ray_cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread(part: Part, *_: object) -> None:
+        raise AssertionError(f"{part.path} was read from the store")
+
+    async with RolloutSource([*config_of(tmp_path), "executor=ray"]) as source:
+        with monkeypatch.context() as patched:
+            patched.setattr(tail, "read_part", unread)
+            await source.submit(["a", "b"])
+            groups = [group async for group in source.groups()]
+    with open_dataset(source.uri) as dataset:
+        assert {g.group_id: g for g in dataset.groups()} == {g.group_id: g for g in groups}
 
 
 async def test_stale_groups_and_those_of_a_forgotten_life_are_dropped(tmp_path: Path) -> None:
