@@ -24,7 +24,7 @@ from rollout.dataset.state import RunState
 from rollout.dataset.store import LocalStore, Store, open_store
 from rollout.dataset.tail import WHOLE, Kind, Place, Tail, polling
 from rollout.errors import StoreError
-from rollout.types import Trajectory
+from rollout.types import Sequence, Trajectory
 
 READ_THREADS = 8
 T = TypeVar("T")
@@ -170,6 +170,14 @@ class RolloutDataset:
         before = self._tail(KEYS, Place(), stop=place)
         tail = self._tail(WHOLE, place, more=more, first_hand=first_hand)
         return Groups(before, tail, self._members, complete=complete)
+
+    def sequences(
+        self, cursor: str | None = None, *, follow: bool = False, poll_s: float = 1.0
+    ) -> Iterator[tuple[Trajectory, Sequence]]:
+        """Each token sequence, with the rollout that it is of; in the order of `tail`."""
+        for row in self.tail(cursor, follow=follow, poll_s=poll_s):
+            for sequence in row.sequences:
+                yield row, sequence
 
     def to_sft(self, *, min_reward: float = 1.0) -> Iterator[dict[str, Any]]:
         """Conversations to fine-tune on, `{"messages", "tools", …}`, of rollouts that were scored

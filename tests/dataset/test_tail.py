@@ -115,6 +115,8 @@ def test_each_row_comes_once_in_the_logs_order_with_its_sequences(run: Run) -> N
     rows = list(run.dataset().tail())
     assert names(iter(rows)) == ["a-1", "a-0", "b-0", "a-2"]
     assert rows[1].sequences == member("a", 0).sequences
+    expected = [(row, sequence) for row in rows for sequence in row.sequences]
+    assert list(run.dataset().sequences()) == expected
 
 
 def test_a_cursor_goes_on_in_the_middle_of_a_commit_and_after_later_ones(run: Run) -> None:
