@@ -101,10 +101,20 @@ class PolicyServer:
             for call in calls:
                 alike.setdefault((call.most, call.temperature), []).append(call)
             for together in alike.values():
-                said = await asyncio.to_thread(self._sample, together)
-                for call, each in zip(together, said, strict=True):
-                    if not call.answer.done():  # else its client has hung up
-                        call.answer.set_result(each)
+                await self._answer_together(together)
+
+    async def _answer_together(self, calls: list[_Call]) -> None:
+        """What goes wrong is each caller's error, and not the end of the server."""
+        try:
+            said = await asyncio.to_thread(self._sample, calls)
+        except RuntimeError as exc:  # torch's own
+            for call in calls:
+                if not call.answer.done():
+                    call.answer.set_exception(RuntimeError(str(exc)))
+            return
+        for call, each in zip(calls, said, strict=True):
+            if not call.answer.done():  # else its client has hung up
+                call.answer.set_result(each)
 
     def _sample(self, calls: list[_Call]) -> list[_Said]:
         version, weights = self._taken

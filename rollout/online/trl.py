@@ -21,7 +21,8 @@ from rollout.training.adapters.split import Split, split, trained
 from rollout.training.advantages import advantages
 from rollout.types import Group, Trajectory
 
-TAKE_S = 0.5
+LOOK_S = 0.05
+"""Between two looks at whether the worker is to end."""
 
 
 def rollout_reward(completions: Sequence[Any], reward: Sequence[float | None], **_: Any) -> Any:
@@ -34,7 +35,8 @@ class TrlRollouts:
 
     def __init__(self, config: RunConf | Sequence[str], *, config_dir: str | None = None) -> None:
         """Opens the source; `close` ends it. The weights must reach the endpoint by the trainer's
-        own means (`use_vllm`, mode server); each of its steps is a policy version here."""
+        own means (`use_vllm`, mode server); each of its steps is a policy version here. The trainer
+        says which tasks it wants, so the config has no sampler."""
         self._background = BackgroundSource(config, config_dir=config_dir)
         self._background.open()
         source = self._background.source
@@ -149,7 +151,7 @@ class TrlRolloutWorker:
         try:
             while not self._stopped.is_set():
                 coming = self._background.begin_take(1)
-                while not coming.done() and not self._stopped.wait(TAKE_S / 10):
+                while not coming.done() and not self._stopped.wait(LOOK_S):
                     pass
                 if not coming.done():
                     coming.cancel()

@@ -14,6 +14,21 @@ from tests.dataset.test_tail import SIZE, Run, member
 ROOT = Path(__file__).parents[2]
 
 
+def printed(code: str, folder: Path) -> str:
+    """What a program of its own prints, in which a warning is an error."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_loop_over_groups_runs_as_printed(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (code,) = (block for block in blocks if "samples_of" in block)
@@ -24,17 +39,8 @@ def test_the_loop_over_groups_runs_as_printed(tmp_path: Path) -> None:
         rows = (member(f"g{number}", n, reward=float(n == number % SIZE)) for n in range(SIZE))
         run.commit(*(replace(row, capture_level="tokens") for row in rows))
     run.log.finish({})
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("(1, 8192) 36 "), done.stdout
+    said = printed(code, tmp_path)
+    assert said.startswith("(1, 8192) 36 "), said
 
 
 @pytest.mark.native
@@ -43,14 +49,5 @@ def test_the_loop_that_trains_while_it_runs_runs_as_printed(tmp_path: Path) -> N
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (code,) = (block for block in blocks if "RolloutSource" in block)
     assert sum(map(bool, code.splitlines())) < 15
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2"]
+    said = printed(code, tmp_path)
+    assert [line.split()[0] for line in said.splitlines()] == ["1", "2"]
