@@ -93,6 +93,8 @@ class Heartbeat:
     held: tuple[str, ...] = ()
     """Every trajectory id whose lease the worker thinks it holds: running, or not yet committed.
     This makes lost replies harmless: both sides settle on what the coordinator says."""
+    using: float = 0.0
+    """The part, of 1, of the models' limits that it may use until it hears the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,9 @@ class HeartbeatReply:
     lost: tuple[str, ...] = ()
     """Trajectory ids whose leases this worker no longer holds: cancel them."""
     workers: int = 0
-    """How many there are, for what is shared among them; 0: not known."""
+    """How many there are; 0: not known, and `part` says nothing."""
+    part: float = 0.0
+    """Of 1: what this worker may use of the models' limits, which are for the whole run."""
     policy: Policy | None = None
 
 

@@ -21,6 +21,7 @@ from rollout.executor.commits import CommitLane
 from rollout.executor.leases import LeaseBook
 from rollout.executor.limits import hard_limits_s
 from rollout.executor.roster import Roster
+from rollout.executor.shares import Shares
 from rollout.executor.storm import StormWatch
 from rollout.executor.tally import Tally
 from rollout.gateway.policy import Policy
@@ -71,6 +72,7 @@ class RunCoordinator:
         self._news = asyncio.Event()
         """Set, and put away, when rows are committed."""
         self._roster = Roster(lambda: self._now_s)
+        self._shares = Shares()
         self._notes: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = asyncio.Event()
@@ -168,11 +170,13 @@ class RunCoordinator:
         self._roster.beat(beat)
         self._reclaim_unheard(beat)
         lost = tuple(name for name in beat.held if self._book.holder(name) != beat.worker)
+        workers = len(self._roster.living)
         return HeartbeatReply(
             drain=self._closed_for_leasing,
             stop=self._stopping,
             lost=lost,
-            workers=len(self._roster.living),
+            workers=workers,
+            part=self._shares.part(beat.worker, beat.using, workers),
             policy=self._policy,
         )
 
@@ -402,6 +406,7 @@ class RunCoordinator:
 
     def _lose_worker(self, worker: str, why: str) -> None:
         node = self._roster.gone(worker)
+        self._shares.gone(worker)
         held = [lease.lease.spec.trajectory_id for lease in self._book.held_by(worker)]
         if self._stopping or not why:
             self._book.give_back(worker, held)

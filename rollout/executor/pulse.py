@@ -55,7 +55,7 @@ class Pulse:
 
     def _run(self) -> None:
         heard_s = time.monotonic()
-        while not self._done.wait(self._every_s):
+        while True:
             try:
                 reply = self._send(self._beat())
                 heard_s = time.monotonic()
@@ -66,6 +66,8 @@ class Pulse:
             self._deliver(reply)
             if reply.stop:
                 self._end_within_grace()
+                return
+            if self._done.wait(self._every_s):
                 return
 
     def _end_within_grace(self) -> None:

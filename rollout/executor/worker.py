@@ -435,6 +435,7 @@ class Worker:
             state=state_of(self._counts),
             counts=self._counts,
             held=(*tuple(self._running), *tuple(self._buffered)),
+            using=self._allowances.using,
         )
 
     def _obey(self, reply: HeartbeatReply) -> None:
@@ -443,7 +444,7 @@ class Worker:
         if reply.drain and not self._draining:
             self._begin_drain()
         if reply.workers:
-            self._allowances.divide(reply.workers)
+            self._allowances.divide(reply.part, reply.workers)
         self._follow(reply.policy)
         for name in reply.lost:
             if task := self._running.get(name):

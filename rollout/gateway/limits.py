@@ -1,8 +1,8 @@
 """What one worker may use of an endpoint: its part of what the whole run may.
 
-The coordinator tells each worker with every heartbeat how many there are, and each takes an equal
-part. So nobody is asked before a call. For up to a second after a worker has come, and as long as
-there are more workers than calls allowed, the run may be above what was set.
+The coordinator tells each worker its part with every heartbeat, and hears there what the worker
+may be using. So nobody is asked before a call, and together they keep to what was set; only where
+there are more workers than calls allowed, each makes one at a time all the same.
 """
 
 import asyncio
@@ -28,24 +28,30 @@ class Allowance:
         tokens_per_minute: int | None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Of the whole run; None: without a limit."""
+        """Of the whole run; None: without a limit. No call goes before `divide`."""
         self._max_concurrent, self._tokens_per_minute = max_concurrent, tokens_per_minute
         self._clock_s = clock_s
-        self._workers = 1
+        self._part, self._crowded = 0.0, False
         self._running = 0
         self._turnstile = asyncio.Lock()
         self._news = asyncio.Event()
-        self._tokens = self._most_tokens
+        self._tokens = math.inf if tokens_per_minute is None else 0.0
         """Below 0: used ahead of time, for what a call takes is known when it is answered."""
         self._at_s = clock_s()
 
-    def divide(self, workers: int) -> None:
-        """Among so many workers."""
-        if workers != self._workers:
-            self._refill()
-            self._workers = max(1, workers)
-            self._tokens = min(self._tokens, self._most_tokens)
-            self._news.set()
+    @property
+    def using(self) -> float:
+        """The part, of 1, that is in use or may be at any moment."""
+        most = self._max_concurrent
+        return max(self._part, 0.0 if most is None else self._running / most)
+
+    def divide(self, part: float, workers: int) -> None:
+        """`part`, of 1, is for this one of so many workers."""
+        self._refill()
+        self._part = part
+        self._crowded = self._max_concurrent is not None and workers > self._max_concurrent
+        self._tokens = min(self._tokens, self._most_tokens)
+        self._news.set()
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
@@ -70,17 +76,25 @@ class Allowance:
 
     def _wait_s(self) -> float:
         """Until something may have changed; 0: the next call may go."""
-        most = self._max_concurrent
-        if most is not None and self._running >= max(1, most // self._workers):
+        if self._running >= self._most_running:
             return math.inf
         self._refill()
-        return 0.0 if self._tokens > 0 else max(0.001, -self._tokens / self._tokens_a_second)
+        if self._tokens > 0:
+            return 0.0
+        return max(0.001, -self._tokens / self._tokens_a_second) if self._part > 0 else math.inf
+
+    @property
+    def _most_running(self) -> float:
+        if self._max_concurrent is None:
+            return math.inf
+        fair = math.floor(self._max_concurrent * self._part + 1e-9)  # of 6 a third is not 1.99
+        return max(1, fair) if self._crowded else fair
 
     @property
     def _tokens_a_second(self) -> float:
         if self._tokens_per_minute is None:
             return math.inf
-        return self._tokens_per_minute / 60 / self._workers
+        return self._tokens_per_minute / 60 * self._part
 
     @property
     def _most_tokens(self) -> float:
@@ -122,12 +136,18 @@ class Allowances:
 
     def __init__(self) -> None:
         self._of: dict[tuple[object, ...], Allowance] = {}
-        self._workers = 1
+        self._part, self._workers = 0.0, 1
 
-    def divide(self, workers: int) -> None:
-        self._workers = workers
+    @property
+    def using(self) -> float:
+        """Of the one that has most in use; safe from another thread."""
+        used = [allowance.using for allowance in tuple(self._of.values())]
+        return max(used, default=self._part)
+
+    def divide(self, part: float, workers: int) -> None:
+        self._part, self._workers = part, workers
         for allowance in self._of.values():
-            allowance.divide(workers)
+            allowance.divide(part, workers)
 
     def limited(self, upstream: Upstream, conf: ModelConf) -> Upstream:
         """`upstream` itself where its config sets no limit."""
@@ -142,5 +162,5 @@ class Allowances:
             self._of[key] = Allowance(
                 max_concurrent=conf.max_concurrent, tokens_per_minute=conf.tokens_per_minute
             )
-            self._of[key].divide(self._workers)
+            self._of[key].divide(self._part, self._workers)
         return LimitedUpstream(upstream, self._of[key])

@@ -50,19 +50,26 @@ def conf(**more: Any) -> ModelConf:
     return ModelConf(kind="openai", name="m", urls=["http://127.0.0.1:1/v1"], **more)
 
 
+def whole() -> Allowances:
+    """Of the only worker."""
+    allowances = Allowances()
+    allowances.divide(1.0, 1)
+    return allowances
+
+
 async def test_calls_at_once_are_divided_among_workers() -> None:
     allowances, served = Allowances(), Counting()
     limited = allowances.limited(served, conf(max_concurrent=8))
     for workers, most in ((1, 8), (2, 4), (3, 2), (100, 1)):
         served.most = 0
-        allowances.divide(workers)
+        allowances.divide(1 / workers, workers)
         await asyncio.gather(*(limited.complete(CALL, "s") for _ in range(40)))
         assert served.most == most
 
 
 async def test_first_come_first_served_also_while_some_are_cancelled() -> None:
     served = Counting()
-    limited = Allowances().limited(served, conf(max_concurrent=1))
+    limited = whole().limited(served, conf(max_concurrent=1))
     calls = [asyncio.create_task(limited.complete(CALL, str(n))) for n in range(30)]
     await asyncio.sleep(0)
     for call in calls[1::3]:
@@ -74,7 +81,7 @@ async def test_first_come_first_served_also_while_some_are_cancelled() -> None:
 
 async def test_a_call_that_fails_makes_room_for_the_next() -> None:
     served = Counting(fails=True)
-    limited = Allowances().limited(served, conf(max_concurrent=2))
+    limited = whole().limited(served, conf(max_concurrent=2))
     failed = await asyncio.gather(
         *(limited.complete(CALL, "s") for _ in range(10)), return_exceptions=True
     )
@@ -85,16 +92,16 @@ async def test_a_call_that_fails_makes_room_for_the_next() -> None:
 async def test_those_who_wait_hear_of_a_larger_part() -> None:
     allowances, served = Allowances(), Counting()
     limited = allowances.limited(served, conf(max_concurrent=8))
-    allowances.divide(8)
+    allowances.divide(1 / 8, 8)
     calls = [asyncio.create_task(limited.complete(CALL, "s")) for _ in range(40)]
     await asyncio.sleep(0.002)
-    allowances.divide(1)
+    allowances.divide(1.0, 1)
     await asyncio.gather(*calls)
     assert served.most == 8
 
 
 async def test_arms_of_one_endpoint_wait_in_one_line() -> None:
-    allowances, served = Allowances(), Counting()
+    allowances, served = whole(), Counting()
     one = allowances.limited(served, conf(max_concurrent=2))
     other = allowances.limited(served, conf(max_concurrent=2, sampling={"temperature": 0.5}))
     await asyncio.gather(*(each.complete(CALL, "s") for each in (one, other) for _ in range(10)))
@@ -106,7 +113,7 @@ async def test_arms_of_one_endpoint_wait_in_one_line() -> None:
 async def test_without_urls_two_names_are_one_endpoint_where_the_kind_has_one_address(
     kind: str, most: int
 ) -> None:
-    allowances, served = Allowances(), Counting()
+    allowances, served = whole(), Counting()
     models = [ModelConf(kind=kind, name=name, max_concurrent=2) for name in ("a/x", "b/x")]
     lines = [allowances.limited(served, model) for model in models]
     await asyncio.gather(*(each.complete(CALL, "s") for each in lines for _ in range(10)))
@@ -132,7 +139,7 @@ def test_no_more_tokens_than_the_rate_allows(
     """Whatever is asked when: a call may go only while all before it used less than time gave."""
     clock = Clock()
     allowance = Allowance(max_concurrent=None, tokens_per_minute=60_000, clock_s=clock)
-    allowance.divide(workers)
+    allowance.divide(1 / workers, workers)
     rate = 60_000 / 60 / workers
     used = 0
     for count, pause_s in zip(tokens, pauses_s, strict=False):
@@ -148,7 +155,9 @@ async def test_calls_wait_for_tokens() -> None:
     clock = Clock()
     served = Counting()
     allowance = Allowance(max_concurrent=None, tokens_per_minute=600, clock_s=clock)
-    allowances = Allowances()
+    allowances = whole()
+    allowance.divide(1.0, 1)
+    clock.now_s += 60.0  # more than it saves up
     allowances._of["openai", "http://127.0.0.1:1/v1", None, 600] = allowance
     limited = allowances.limited(served, conf(tokens_per_minute=600))
     await limited.complete(CALL, "s")  # 100 tokens, and there were 100
@@ -163,3 +172,25 @@ async def test_calls_wait_for_tokens() -> None:
 @pytest.mark.parametrize("key", ["max_concurrent", "tokens_per_minute"])
 def test_they_change_no_result(key: str) -> None:
     assert model_record(conf(), BudgetConf()) == model_record(conf(**{key: 5}), BudgetConf())
+
+
+@pytest.mark.parametrize("limit", [{"max_concurrent": 2}, {"tokens_per_minute": 600}])
+async def test_nothing_goes_before_a_part_was_given(limit: dict[str, int]) -> None:
+    allowances, served = Allowances(), Counting()
+    limited = allowances.limited(served, conf(**limit))
+    waiting = asyncio.create_task(limited.complete(CALL, "s"))
+    await asyncio.sleep(0.05)
+    assert served.calls == 0
+    allowances.divide(1.0, 1)
+    await waiting
+
+
+async def test_it_says_what_it_may_be_using() -> None:
+    allowances, served = whole(), Counting()
+    limited = allowances.limited(served, conf(max_concurrent=8))
+    calls = [asyncio.create_task(limited.complete(CALL, "s")) for _ in range(8)]
+    await asyncio.sleep(0.002)
+    allowances.divide(0.25, 4)
+    assert allowances.using == 1.0
+    await asyncio.gather(*calls)
+    assert allowances.using == 0.25
