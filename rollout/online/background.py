@@ -23,12 +23,15 @@ class BackgroundSource:
         *,
         config_dir: str | None = None,
         state: Mapping[str, Any] | None = None,
+        taking_is_training: bool = False,
     ) -> None:
         """
-        config, config_dir: as of `RolloutSource`.
+        config, config_dir, taking_is_training: as of `RolloutSource`.
         state: of a checkpoint, to go on from.
         """
-        self._source = RolloutSource(config, config_dir=config_dir)
+        self._source = RolloutSource(
+            config, config_dir=config_dir, taking_is_training=taking_is_training
+        )
         if state is not None:
             self._source.load_state_dict(state)
         self._loop = asyncio.new_event_loop()
@@ -56,6 +59,10 @@ class BackgroundSource:
                 self._call(self._source.__aexit__(None, None, None))
             finally:
                 self._end_loop()
+
+    @property
+    def is_open(self) -> bool:
+        return self._thread.is_alive()
 
     @property
     def source(self) -> RolloutSource:

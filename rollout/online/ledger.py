@@ -35,14 +35,17 @@ class GroupLedger:
         *,
         batch: int | None = None,
         max_staleness: int = 0,
+        taking_is_training: bool = False,
     ) -> None:
         """
         group_id: of a group, for ever the same.
         batch: groups of a training step; None: whatever is asked for runs at once.
         max_staleness: by how many steps the weights of a group may be behind when it is trained on.
+        taking_is_training: a step is `batch` groups taken, whatever becomes of the weights.
         """
         self._group_id = group_id
         self._batch, self._max_staleness = batch, max_staleness
+        self._taking_is_training = taking_is_training
         self._queue: deque[Wanted] = deque()
         self._running: dict[str, Wanted] = {}
         self._rounds: dict[str, int] = {}
@@ -109,6 +112,13 @@ class GroupLedger:
         """It has come: taken for training, or dropped, which makes room for another."""
         del self._running[group_id]
         self.accepted += accepted
+        if self._taking_is_training and self._batch:
+            self.step = 1 + self.accepted // self._batch
+
+    def weights_changed(self) -> None:
+        """The trainer has made a step."""
+        if not self._taking_is_training:
+            self.step += 1
 
     # ---------------------------------------------------------------- checkpoints
 

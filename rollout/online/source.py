@@ -61,13 +61,23 @@ class Taken:
 class RolloutSource:
     """Use as `async with`. One trainer at a time may drive a run: a second one takes it over."""
 
-    def __init__(self, config: RunConf | Sequence[str], *, config_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConf | Sequence[str],
+        *,
+        config_dir: str | None = None,
+        taking_is_training: bool = False,
+    ) -> None:
         """
         config: a run's, of one arm; `samples` is the size of its groups. `online.batch` and
             `online.max_staleness` bound what is on its way, `sampler` draws tasks.
         config_dir: a folder with more options of `conf/`.
+        taking_is_training: a training step is `online.batch` groups taken, and not a new policy
+            version: for trainers that take as many as they can use, and drop some. They hold the
+            run back by taking no more.
         """
         self._config, self._config_dir = config, config_dir
+        self._taking_is_training = taking_is_training
         self._stack = AsyncExitStack()
         self._restored: Mapping[str, Any] | None = None
         self._is_open = False
@@ -112,7 +122,10 @@ class RolloutSource:
         self._run = GrowingRun(self._job)
         online = conf.online
         self._ledger = GroupLedger(
-            self._run.group_id, batch=online.batch, max_staleness=online.max_staleness
+            self._run.group_id,
+            batch=online.batch,
+            max_staleness=online.max_staleness,
+            taking_is_training=self._taking_is_training,
         )
         if conf.sampler:
             self._sampler = plugins.make(plugins.plugin_of(conf.sampler))
@@ -174,6 +187,16 @@ class RolloutSource:
         return tuple(self._run.digests)
 
     @property
+    def conf(self) -> RunConf:
+        """As it was composed."""
+        return self._job.conf
+
+    @property
+    def draws(self) -> bool:
+        """Whether a sampler says which tasks come."""
+        return bool(self._job.conf.sampler)
+
+    @property
     def instructions(self) -> dict[str, str]:
         """Of each task, by its id."""
         return {task.id: task.instruction for task in self._job.plan.tasks}
@@ -220,7 +243,7 @@ class RolloutSource:
                 "one, open a source with that checkpoint's state"
             )
         if self._version is not None or self._ledger.accepted:
-            self._ledger.step += 1
+            self._ledger.weights_changed()
         self._version = version
         self._urls = ((endpoint,) if isinstance(endpoint, str) else tuple(endpoint)) or self._urls
         await self._run.executor.set_policy(Policy(version=version, urls=self._urls))

@@ -40,6 +40,9 @@ class TrlRollouts:
         self._background = BackgroundSource(config, config_dir=config_dir)
         self._background.open()
         source = self._background.source
+        if source.draws:
+            self._background.close()
+            raise ConfigError("sampler: TRL's GRPOTrainer says which tasks come; leave it off")
         self._tasks = {text: task_id for task_id, text in source.instructions.items()}
         if len(self._tasks) < len(source.tasks):
             self._background.close()
@@ -116,30 +119,42 @@ class TrlRolloutWorker:
         config_dir: str | None = None,
         estimator: str = "grpo",
     ) -> None:
-        """The config needs a sampler and `online.batch`, which say what comes and how far ahead."""
-        self._background = BackgroundSource(config, config_dir=config_dir)
+        """The config needs a sampler and `online.batch`, which say what comes and how far ahead.
+
+        The trainer drops what is too old to it, and packs as many samples as go into its budget of
+        tokens. So what it has taken counts as trained on, and no more groups are taken while it
+        has the samples of a batch before it.
+        """
+        self._background = BackgroundSource(config, config_dir=config_dir, taking_is_training=True)
         self._estimator = estimator
         self._thread = threading.Thread(target=self._feed, name="rollout-trl", daemon=True)
         self._stopped = threading.Event()
         self._error: BaseException | None = None
         self._last_s = time.monotonic()
         self._numbers: dict[str, int] = {}
+        self._version: int | None = None
+        """As the trainer said last, which it does once before `start`."""
         self.rollout_buffer: queue.Queue[Any] = queue.Queue()
         self.metrics_queue: queue.Queue[dict[str, float]] = queue.Queue()
 
     def start(self) -> None:
         self._background.open()
+        if self._version is not None:
+            self._background.update_policy(self._version)
+        self._last_s = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._background.close()
 
     def update_model_version(self, model_version: int) -> None:
-        version = self._background.source.version
-        if version is None or model_version > version:
-            self._background.update_policy(model_version)
+        if self._version is None or model_version > self._version:
+            self._version = model_version
+            if self._background.is_open:
+                self._background.update_policy(model_version)
 
     def check_health(self, stale_after_s: float) -> None:
         if self._error is not None:
@@ -149,19 +164,33 @@ class TrlRolloutWorker:
 
     def _feed(self) -> None:
         try:
-            while not self._stopped.is_set():
-                coming = self._background.begin_take(1)
-                while not coming.done() and not self._stopped.wait(LOOK_S):
-                    pass
-                if not coming.done():
-                    coming.cancel()
-                    return
-                for group in coming.result():
+            while self._wanted():
+                for group in self._next():
                     self._last_s = time.monotonic()
                     for sample in self._samples(group):
                         self.rollout_buffer.put(sample)
         except Exception as exc:  # noqa: BLE001  told to whoever checks the health
             self._error = exc
+
+    def _wanted(self) -> bool:
+        """Once the trainer has less than a batch before it; False: it has ended."""
+        conf = self._background.source.conf
+        enough = conf.samples * (conf.online.batch or 1)
+        while self.rollout_buffer.qsize() >= enough and not self._stopped.wait(LOOK_S):
+            self._last_s = time.monotonic()
+        return not self._stopped.is_set()
+
+    def _next(self) -> list[Group]:
+        """One group; none when the trainer has ended meanwhile."""
+        coming = self._background.begin_take(1)
+        while not coming.done() and not self._stopped.wait(LOOK_S):
+            pass
+        if not coming.done():
+            coming.cancel()
+            return []
+        if not coming.result():
+            raise RolloutError("the sampler has no more tasks, and the trainer wants more")
+        return coming.result()
 
     def _samples(self, group: Group) -> Iterator[Any]:
         import numpy as np

@@ -37,8 +37,20 @@ def test_each_step_lets_a_batch_begin_and_what_was_dropped_makes_room() -> None:
     assert book.release() == [], "it counts as taken"
     book.settle("a/1", accepted=False)
     assert [name_of(wanted) for wanted in book.release()] == ["a/4"]
-    book.step += 1
+    book.weights_changed()
     assert len(book.release()) == 2
+
+
+def test_where_taking_is_training_a_taken_batch_lets_the_next_begin() -> None:
+    book = GroupLedger(name_of, batch=2, max_staleness=1, taking_is_training=True)
+    for _ in range(9):
+        book.submit("a", 4)
+    assert len(book.release()) == 4
+    book.settle("a/0", accepted=True)
+    book.weights_changed()
+    assert book.release() == [], "neither half a batch nor a new version makes room"
+    book.settle("a/1", accepted=True)
+    assert [name_of(wanted) for wanted in book.release()] == ["a/4", "a/5"]
 
 
 @given(st.integers(1, 4), st.integers(0, 3), st.lists(st.sampled_from("stda"), max_size=60))
@@ -58,7 +70,7 @@ def test_nothing_that_is_begun_can_be_too_old_when_its_turn_comes(
             book.settle(name, accepted=True)
             taken += 1
             if taken % batch == 0:
-                book.step += 1
+                book.weights_changed()
         elif act == "d" and begun:
             name = min(begun)
             del begun[name]

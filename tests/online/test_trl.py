@@ -8,16 +8,19 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rollout import open_dataset
+from rollout.errors import ConfigError
 from rollout.online.trl import TrlRollouts, TrlRolloutWorker, rollout_reward
 from rollout.training.adapters.sft import sft_dataset
 from tests.online.test_source import config_of
 
 torch = pytest.importorskip("torch")
+datasets = pytest.importorskip("datasets")
 trl = pytest.importorskip("trl")
 transformers = pytest.importorskip("transformers")
 
@@ -139,6 +142,104 @@ def test_the_rollout_worker_keeps_trls_contract(config: list[str]) -> None:
         assert shape == sample.completion_mask.shape == sample.old_log_probs.shape
         assert sample.completion_mask.any()
         assert (sample.old_log_probs[sample.completion_mask == 0] == 0).all()
+
+
+def attend(
+    query: Any, key: Any, value: Any, ends_q: Any, ends_k: Any, *_: Any, softmax_scale: float,
+    causal: bool, window_size: tuple[int, int],
+) -> Any:  # fmt: skip
+    """What the trainer has a GPU's kernel for, which a CPU has not: flash_attn_varlen_func."""
+    assert causal
+    assert window_size == (-1, -1)
+    pieces = []
+    for number in range(len(ends_q) - 1):
+        q = query[ends_q[number] : ends_q[number + 1]].transpose(0, 1)
+        k = key[ends_k[number] : ends_k[number + 1]].transpose(0, 1)
+        v = value[ends_k[number] : ends_k[number + 1]].transpose(0, 1)
+        seen = torch.ones(q.shape[1], k.shape[1]).tril(k.shape[1] - q.shape[1]).bool()
+        shown = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=seen, scale=softmax_scale
+        )
+        pieces.append(shown.transpose(0, 1))
+    return torch.cat(pieces)
+
+
+class Served:
+    """TRL's WeightTransferProtocol for an engine that is a script."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def init_weight_transfer(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def send_weights(self, iterator: Iterator[tuple[str, Any]]) -> None:
+        self.sent += len(list(iterator)) > 0
+
+    def resume(self) -> None: ...
+
+    def destroy(self) -> None: ...
+
+
+def test_async_grpo_trainer_takes_two_steps(
+    config: list[str], tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl.experimental.async_grpo import (
+        AsyncGRPOConfig,
+        AsyncGRPOTrainer,
+        async_grpo_trainer,
+        packing,
+    )
+
+    monkeypatch.setattr(
+        async_grpo_trainer, "get_peak_flops_per_device", lambda *_: None
+    )  # of a GPU
+
+    monkeypatch.setattr(
+        packing, "_flash_attn", lambda: SimpleNamespace(flash_attn_varlen_func=attend)
+    )
+    model().save_pretrained(tmp_path / "model")
+    worker = TrlRolloutWorker([*config, "sampler=uniform", "online.batch=2"])
+    served = Served()
+    trainer = AsyncGRPOTrainer(
+        model=str(tmp_path / "model"),
+        reward_funcs=rollout_reward,
+        args=AsyncGRPOConfig(
+            output_dir=str(tmp_path / "out"),
+            per_device_train_batch_size=8,
+            num_generations=4,
+            max_steps=2,
+            token_budget=4096,  # far more than a batch of ours
+            learning_rate=1e-2,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            save_strategy="no",
+            logging_steps=1,
+        ),
+        processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_list([{"prompt": "as the sampler says"}]),
+        rollout_worker=worker,
+        weight_transfer=served,
+    )
+    before = weights_of(trainer.model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.train()
+    assert trainer.state.global_step == 2
+    assert served.sent >= 2
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before, weights_of(trainer.model), strict=True)
+    )
+    with open_dataset(worker._background.source.uri) as dataset:
+        versions = {group.oldest_version for group in dataset.groups()}
+    assert 1 in versions, "what the trainer said before it started the worker was kept"
+
+
+def test_a_sampler_and_a_trainer_that_draws_are_one_too_many(config: list[str]) -> None:
+    with pytest.raises(ConfigError, match="sampler: TRL's GRPOTrainer says which"):
+        TrlRollouts([*config, "sampler=uniform", "online.batch=2"])
 
 
 def test_sft_trainer_takes_two_steps_on_what_was_solved(
