@@ -69,8 +69,8 @@ class BackgroundSource:
         """For what it tells of itself: `tasks uri version taken progress`."""
         return self._source
 
-    def submit(self, task_ids: str | Iterable[str], n: int | None = None) -> None:
-        self._call(self._source.submit(task_ids, n))
+    def submit(self, task_ids: str | Iterable[str], n: int | None = None) -> tuple[str, ...]:
+        return self._call(self._source.submit(task_ids, n))
 
     def update_policy(self, version: int, endpoint: str | Sequence[str] = ()) -> None:
         self._call(self._source.update_policy(version, endpoint))

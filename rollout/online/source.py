@@ -216,8 +216,8 @@ class RolloutSource:
         """Of the trainer's weights, as it told last."""
         return self._version
 
-    async def submit(self, task_ids: str | Iterable[str], n: int | None = None) -> None:
-        """Ask for a group of each task, `n` or `samples` rollouts strong.
+    async def submit(self, task_ids: str | Iterable[str], n: int | None = None) -> tuple[str, ...]:
+        """Ask for a group of each task, `n` or `samples` rollouts strong; their `group_id`s.
 
         They run as soon as admission allows. ConfigError for a task that the config has not.
         """
@@ -226,9 +226,9 @@ class RolloutSource:
             if task_id not in self._run.digests:
                 hint = nearest(task_id, self.tasks) or f"; there are {len(self._run.digests)}"
                 raise ConfigError(f"{task_id!r} is no task of this source{hint}")
-        for task_id in asked:
-            self._submit(task_id, n)
+        names = tuple(self._submit(task_id, n) for task_id in asked)
         await self._release()
+        return names
 
     async def update_policy(self, version: int, endpoint: str | Sequence[str] = ()) -> None:
         """Say that these weights are served from now on, where it may be elsewhere.
@@ -385,13 +385,14 @@ class RolloutSource:
 
     # ---------------------------------------------------------------- what goes out
 
-    def _submit(self, task_id: str, n: int | None) -> None:
+    def _submit(self, task_id: str, n: int | None) -> str:
         size = n or self._job.conf.samples
         if self._restored is None:
             while self._run.is_there(task_id, self._ledger.next_round(task_id), size):
                 self._ledger.skip_round(task_id)
-        self._ledger.submit(task_id, size)
+        wanted = self._ledger.submit(task_id, size)
         self._history.draw(task_id)
+        return self._run.group_id(wanted)
 
     async def _release(self) -> None:
         """Fill up from the sampler, and give what may run to the coordinator."""

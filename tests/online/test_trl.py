@@ -18,6 +18,7 @@ from rollout.errors import ConfigError
 from rollout.online.trl import TrlRollouts, TrlRolloutWorker, rollout_reward
 from rollout.training.adapters.sft import sft_dataset
 from tests.online.test_source import config_of
+from tests.online.tiny_llama import VOCABULARY, llama, weights_of
 
 torch = pytest.importorskip("torch")
 datasets = pytest.importorskip("datasets")
@@ -28,7 +29,6 @@ pytestmark = [
     pytest.mark.native,
     pytest.mark.filterwarnings("default"),  # of libraries that are not ours
 ]
-VOCABULARY = 320
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -52,20 +52,6 @@ def tokenizer() -> Any:
     )
 
 
-def model() -> Any:
-    torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=4096,
-        )
-    )
-
-
 @pytest.fixture
 def config(tmp_path: Path) -> Iterator[list[str]]:
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
@@ -73,14 +59,10 @@ def config(tmp_path: Path) -> Iterator[list[str]]:
     del os.environ["TRL_EXPERIMENTAL_SILENCE"]
 
 
-def weights_of(made: Any) -> list[Any]:
-    return [weight.detach().clone() for weight in made.parameters()]
-
-
 def test_grpo_trainer_takes_two_steps(config: list[str], tokenizer: Any, tmp_path: Path) -> None:
     rollouts = TrlRollouts(config)
     try:
-        policy = model()
+        policy = llama()
         before = weights_of(policy)
         arguments = trl.GRPOConfig(
             output_dir=str(tmp_path / "out"),
@@ -199,7 +181,7 @@ def test_async_grpo_trainer_takes_two_steps(
     monkeypatch.setattr(
         packing, "_flash_attn", lambda: SimpleNamespace(flash_attn_varlen_func=attend)
     )
-    model().save_pretrained(tmp_path / "model")
+    llama().save_pretrained(tmp_path / "model")
     worker = TrlRolloutWorker([*config, "sampler=uniform", "online.batch=2"])
     served = Served()
     trainer = AsyncGRPOTrainer(
@@ -256,7 +238,7 @@ def test_sft_trainer_takes_two_steps_on_what_was_solved(
     finally:
         rollouts.close()
     assert all(row["messages"][-1]["content"] == "Done." for row in solved)
-    policy = model()
+    policy = llama()
     before = weights_of(policy)
     trainer = trl.SFTTrainer(
         model=policy,
