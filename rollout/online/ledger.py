@@ -25,8 +25,8 @@ class GroupLedger:
 
     Admission is AReaL's and SkyRL's: at training step `s` (from 1) no more than
     `(max_staleness + s) * batch` groups may have been taken or be running. So none that is begun
-    now can be too old by the time its turn comes, if each step takes `batch` groups, and no
-    sandbox works on what would be dropped.
+    now can be too old once all that run are trained on, `batch` in each step, and no sandbox works
+    on what would be dropped. Only one that later ones overtake can be.
     """
 
     def __init__(
@@ -61,6 +61,11 @@ class GroupLedger:
     @property
     def queued(self) -> int:
         return len(self._queue)
+
+    @property
+    def open(self) -> list[Wanted]:
+        """What was asked for and is still to come, in that order."""
+        return [*self._running.values(), *self._queue]
 
     @property
     def idle(self) -> bool:
@@ -128,7 +133,7 @@ class GroupLedger:
             "step": self.step,
             "accepted": self.accepted,
             "rounds": dict(self._rounds),
-            "open": [asdict(wanted) for wanted in (*self._running.values(), *self._queue)],
+            "open": [asdict(wanted) for wanted in self.open],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -139,8 +139,8 @@ class RolloutSource:
             region=conf.store.region,
         )
         self._stack.callback(self._dataset.close)
-        self._history = await asyncio.to_thread(self._read_history)
         self._restore()
+        self._history = await asyncio.to_thread(self._read_history)
         cursor = self._bookmark.state_dict()["cursor"]
         feed = Feed(self._dataset, cursor, self._run.executor.first_hand)
         await self._stack.enter_async_context(feed)
@@ -167,11 +167,20 @@ class RolloutSource:
         self._version, self._urls = state["policy_version"], tuple(state["policy_urls"])
 
     def _read_history(self) -> History:
-        """How the tasks went so far, out of the run's own rows."""
+        """How the tasks went so far, out of the run's own rows.
+
+        Groups that a checkpoint knows as asked for have been drawn; they are judged as they come.
+        """
         history = History(self._run.digests)
         columns = ["task_id", "group_id", "outcome", "reward"]
         seen = set()
+        for wanted in self._ledger.open:
+            history.draw(wanted.task_id)
+            seen.add(self._run.group_id(wanted))
+        coming = frozenset(seen)
         for row in self._dataset.scan(columns).to_pylist():
+            if row["group_id"] in coming:
+                continue
             scored = Outcome(row["outcome"]).scored
             history.add(row["task_id"], row["reward"] if scored else None)
             if row["group_id"] not in seen:

@@ -60,7 +60,8 @@ class Played:
 
 
 class Protocol:
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, *, growing: bool) -> None:
+        """`growing`: a trainer asks for one planned rollout after the other."""
         self.rng = random.Random(seed)
         self.folder = folder
         self.loop = Clock()
@@ -69,6 +70,11 @@ class Protocol:
         self.plan = make_plan(
             self.folder, [arm], tasks=3, samples=4, retry=retry, lease_ttl_s=TTL_S
         )
+        self.planned = self.plan.specs
+        self.asked = len(self.planned)
+        if growing:
+            self.asked = self.rng.randrange(3)
+            self.plan = replace(self.plan, growing=True, specs=self.planned[: self.asked])
         self.store = LocalStore(self.plan.run_uri)
         self.coordinators: list[RunCoordinator] = []
         self.workers: list[Played] = []
@@ -98,6 +104,7 @@ class Protocol:
             self.ask: 4 * bool(self.waiting),
             self.an_old_message_comes_again: 1 * bool(self.sent),
             self.start: 0.3 * bool(self.sent),
+            self.more_is_asked_for: 1 * (self.asked < len(self.planned)),
         }
         (happens,) = self.rng.choices(list(can), list(can.values()))
         happens()
@@ -117,6 +124,14 @@ class Protocol:
         coordinator = RunCoordinator(self.plan, CommitLog(self.store, f"{len(self.coordinators)}"))
         self.do(coordinator.start())
         self.coordinators.append(coordinator)
+        if self.plan.growing:
+            self.do(coordinator.extend(self.planned[: self.asked]))
+
+    def more_is_asked_for(self) -> None:
+        """Some of it may be known already: whoever had no answer asks again."""
+        first = self.rng.randrange(self.asked + 1)
+        self.asked += self.rng.randint(1, len(self.planned) - self.asked)
+        self.do(self.now.extend(self.planned[first : self.asked]))
 
     def a_worker_begins(self) -> None:
         """By the same few names in each start."""
@@ -201,9 +216,12 @@ class Protocol:
 
     def finish_honestly(self) -> None:
         """Another start, one worker that does all as it should: nothing is missing then."""
+        self.asked = len(self.planned)
         self.start()
+        if self.plan.growing:
+            self.do(self.in_loop(self.now.seal))
         worker = Played("honest", self.now, self.do(self.now.register("honest", "node", 1)))
-        for _ in range(2 * len(self.plan.specs)):
+        for _ in range(2 * len(self.planned)):
             self.loop.ahead_s += 60
             reply = self.do(self.now.lease(worker.name, 4))
             for lease in reply.leases:
@@ -214,7 +232,8 @@ class Protocol:
                 assert answer is not None
                 assert answer.accepted
                 worker.ended.clear()
-        planned = sorted(spec.trajectory_id for spec in self.plan.specs)
+        planned = sorted(spec.trajectory_id for spec in self.planned)
+        assert self.now.ended
         assert sorted(row["trajectory_id"] for row in committed_rows(self.plan)) == planned
         self.nothing_is_doubled_or_made_up()
 
@@ -273,9 +292,12 @@ class Protocol:
             worker.ended.pop(name, None)
 
 
+@pytest.mark.parametrize("growing", [False, True])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_each_planned_rollout_is_there_once_whatever_happens(tmp_path: Path, seed: int) -> None:
-    protocol = Protocol(tmp_path, seed)
+def test_each_planned_rollout_is_there_once_whatever_happens(
+    tmp_path: Path, seed: int, growing: bool
+) -> None:
+    protocol = Protocol(tmp_path, seed, growing=growing)
     try:
         protocol.start()
         for _ in range(STEPS):

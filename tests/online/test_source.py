@@ -1,6 +1,9 @@
 """`rollout.RolloutSource` on both executors: real workers, a real dataset, a trainer that dies."""
 
+import asyncio
+import contextlib
 import json
+import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -121,6 +124,25 @@ async def test_a_trainer_that_dies_comes_back_from_its_checkpoint_and_sees_nothi
         assert len(set(rows)) == len(rows)
 
 
+async def test_a_sampler_counts_each_rollout_once_whichever_life_it_came_in(
+    tmp_path: Path,
+) -> None:
+    config = [*config_of(tmp_path), "executor=local", "sampler=uniform", "online.batch=2"]
+    first = RolloutSource([*config, "samples=2"])
+    async with first:
+        _ = [group async for group in _some(first, 1)]
+        checkpoint = json.loads(json.dumps(first.state_dict()))
+        drawn = {task: first._history.drawn(task) for task in TASKS}
+        _ = [group async for group in _some(first, 2)]  # which the checkpoint does not know of
+    second = RolloutSource([*config, "samples=2"])
+    second.load_state_dict(checkpoint)
+    async with second:
+        assert {task: second._history.drawn(task) for task in TASKS} == drawn
+        _ = [group async for group in _some(second, 3)]
+        counted = sum(len(second._history.rewards(task)) for task in TASKS)
+    assert counted == 2 * (1 + 3)
+
+
 async def test_a_trainer_that_begins_anew_gets_new_groups(words: Words) -> None:
     async with RolloutSource(words()) as source:
         await source.submit("a")
@@ -163,6 +185,39 @@ async def test_stale_groups_and_those_of_a_forgotten_life_are_dropped(tmp_path: 
         kept = [group async for group in source.groups(accept=lambda group: group.task_id != "c")]
         assert kept == []
         assert source.taken.refused == 1
+
+
+async def test_weights_that_change_in_the_middle_of_a_rollout_show_in_its_spans(
+    words: Words, tmp_path: Path
+) -> None:
+    seconds = f"4.0{random.randrange(10**6):06}"  # no other test has this one
+    waits = {"turns": [{"run": f"sleep {seconds}; touch a"}, {"text": "Done."}]}
+    config = words("samples=2")
+    (tmp_path / "script.json").write_text(json.dumps({"rules": [waits]}))
+    async with RolloutSource(config) as source:
+        await source.update_policy(3)
+        await source.submit("a")
+        while await asyncio.to_thread(_running, f"sleep\0{seconds}\0") < 2:
+            await asyncio.sleep(0.05)
+        await source.update_policy(4)
+        (group,) = [group async for group in source.groups()]
+        assert (group.oldest_version, group.newest_version) == (3, 4)
+        (sequences,) = {len(row.sequences) for row in group.trajectories}
+        assert sequences == 1
+        for row in group.trajectories:
+            assert (row.policy_version_min, row.policy_version_max) == (3, 4)
+            sampled = [span for span in row.sequences[0].spans if span.kind == "sampled"]
+            assert [span.policy_version for span in sampled] == [3, 4]
+        assert source.taken.accepted == 1, "one behind is not too old"
+
+
+def _running(command_line: str) -> int:
+    """Processes of the machine with this command line."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += path.read_text(errors="replace") == command_line
+    return found
 
 
 async def test_what_cannot_be_is_said_before_anything_starts(tmp_path: Path) -> None:
