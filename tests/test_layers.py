@@ -56,6 +56,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "compression": ("sandbox.unpack",),  # Python's own from 3.14 on
     "docker": ("sandbox.docker",),
     "dockerfile_parse": ("tasks.dockerfile",),
+    "gymnasium": ("online.gymnasium_environment",),
     "hatchling": ("sandbox.init.build_hook",),
     "hydra": ("compose", "compose_errors", "__main__"),
     "numpy": ("report.", "dataset.", "training.", "learning.", "online.trl"),

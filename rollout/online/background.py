@@ -1,17 +1,13 @@
 """A RolloutSource for trainers that have no event loop: it runs in a thread of its own."""
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from rollout.config import RunConf
-from rollout.errors import RolloutError
+from rollout.online.loop import LoopThread
 from rollout.online.source import RolloutSource
 from rollout.types import Group
-
-T = TypeVar("T")
 
 
 class BackgroundSource:
@@ -34,8 +30,7 @@ class BackgroundSource:
         )
         if state is not None:
             self._source.load_state_dict(state)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="rollout-source", daemon=True)
+        self._loop = LoopThread("rollout-source")
 
     def __enter__(self) -> Self:
         self.open()
@@ -45,24 +40,24 @@ class BackgroundSource:
         self.close()
 
     def open(self) -> None:
-        self._thread.start()
+        self._loop.start()
         try:
-            self._call(self._source.__aenter__())
+            self._loop.call(self._source.__aenter__())
         except BaseException:
-            self._end_loop()
+            self._loop.close()
             raise
 
     def close(self) -> None:
         """Idempotent."""
-        if self._thread.is_alive():
-            try:
-                self._call(self._source.__aexit__(None, None, None))
-            finally:
-                self._end_loop()
+        try:
+            if self._loop.runs:
+                self._loop.call(self._source.__aexit__(None, None, None))
+        finally:
+            self._loop.close()
 
     @property
     def is_open(self) -> bool:
-        return self._thread.is_alive()
+        return self._loop.runs
 
     @property
     def source(self) -> RolloutSource:
@@ -70,24 +65,24 @@ class BackgroundSource:
         return self._source
 
     def submit(self, task_ids: str | Iterable[str], n: int | None = None) -> tuple[str, ...]:
-        return self._call(self._source.submit(task_ids, n))
+        return self._loop.call(self._source.submit(task_ids, n))
 
     def update_policy(self, version: int, endpoint: str | Sequence[str] = ()) -> None:
-        self._call(self._source.update_policy(version, endpoint))
+        self._loop.call(self._source.update_policy(version, endpoint))
 
     def take(self, count: int, *, max_staleness: int | None = None) -> list[Group]:
         """The next groups; fewer only where no more are to come."""
-        return self._call(self._take(count, max_staleness))
+        return self._loop.call(self._take(count, max_staleness))
 
     def begin_take(self, count: int) -> "Future[list[Group]]":
         """The same without waiting."""
-        return asyncio.run_coroutine_threadsafe(self._take(count, None), self._loop)
+        return self._loop.begin(self._take(count, None))
 
     def state_dict(self) -> dict[str, Any]:
         async def ask() -> dict[str, Any]:
             return self._source.state_dict()
 
-        return self._call(ask())
+        return self._loop.call(ask())
 
     async def _take(self, count: int, max_staleness: int | None) -> list[Group]:
         taken: list[Group] = []
@@ -97,18 +92,3 @@ class BackgroundSource:
                 if len(taken) == count:
                     break
         return taken
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-
-    def _end_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _call(self, asked: Coroutine[Any, Any, T]) -> T:
-        if not self._thread.is_alive():
-            asked.close()
-            raise RolloutError("the source is not open")
-        return asyncio.run_coroutine_threadsafe(asked, self._loop).result()

@@ -7,15 +7,12 @@ The trainer samples with its own engine and calls the tool; the reward is the sc
 the state that is left. A rollout that *we* failed has no reward.
 """
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from rollout.config import RunConf
 from rollout.environment import Environment
-
-T = TypeVar("T")
+from rollout.online.loop import LoopThread
 
 
 class TrlEnvironments:
@@ -27,14 +24,13 @@ class TrlEnvironments:
         settings: its other arguments, `max_steps` and the like.
         """
         self._config, self._settings = config, settings
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
+        self.loop = LoopThread("rollout-environments")
+        self.loop.start()
         self._made: list[Environment] = []
 
     def __call__(self) -> "ShellEnvironment":
         made = Environment(self._config, **self._settings)
-        self.call(made.__aenter__())
+        self.loop.call(made.__aenter__())
         self._made.append(made)
         return ShellEnvironment(self, made)
 
@@ -46,17 +42,11 @@ class TrlEnvironments:
         prompt = [{"role": "user", "content": ""}]
         return Dataset.from_list([{"prompt": prompt, "task_id": name} for name in one.tasks])
 
-    def call(self, asked: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
-
     def close(self) -> None:
         """End every sandbox. Idempotent."""
         while self._made:
-            self.call(self._made.pop().__aexit__(None, None, None))
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self.loop.call(self._made.pop().__aexit__(None, None, None))
+        self.loop.close()
 
 
 class ShellEnvironment:
@@ -70,7 +60,7 @@ class ShellEnvironment:
 
     def reset(self, task_id: str | None = None, **row: Any) -> str:
         """A fresh sandbox of the row's task; its instruction."""
-        instruction, _ = self._home.call(self._environment.reset(task_id))
+        instruction, _ = self._home.loop.call(self._environment.reset(task_id))
         self._over, self._reward = False, None
         return instruction
 
@@ -86,7 +76,9 @@ class ShellEnvironment:
         """
         if self._over:
             return "The episode is over."
-        seen, reward, terminated, truncated, _ = self._home.call(self._environment.step(command))
+        seen, reward, terminated, truncated, _ = self._home.loop.call(
+            self._environment.step(command)
+        )
         if terminated or truncated:
             self._over, self._reward = True, reward
         return seen
@@ -95,5 +87,5 @@ class ShellEnvironment:
         """The scorer's verdict on what is there now; the rollout is over with it."""
         if not self._over:
             self._over = True
-            self._reward = self._home.call(self._environment.finish())[1]
+            self._reward = self._home.loop.call(self._environment.finish())[1]
         return self._reward
