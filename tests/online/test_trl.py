@@ -261,6 +261,79 @@ def test_sft_trainer_takes_two_steps_on_what_was_solved(
     assert any(not torch.equal(a, b) for a, b in zip(before, weights_of(policy), strict=True))
 
 
+CALL = '<tool_call>\n{"name": "bash", "arguments": {"command": "touch a"}}\n</tool_call><|im_end|>'
+
+
+def chat_tokenizer() -> Any:
+    """Bytes and the marks of a chat template that TRL can read tool calls of."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={each: at for at, each in enumerate(letters)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    folder = Path(trl.__file__).parent / "chat_templates"
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        extra_special_tokens=["<|im_start|>"],
+        chat_template=(folder / "qwen3.jinja").read_text(),
+    )
+
+
+def test_grpo_trainer_takes_two_steps_in_our_environments(
+    config: list[str], tmp_path: Path
+) -> None:
+    from rollout.online.trl_environment import TrlEnvironments
+
+    words = chat_tokenizer()
+    policy = llama()
+    call, silence = (words(text)["input_ids"] for text in (CALL, "No.<|im_end|>"))
+    asked: list[int] = []
+
+    def generate(input_ids: Any, **_: Any) -> Any:
+        """Every other rollout calls the tool, once; what random weights would say is no call."""
+        asked.append(len(input_ids))
+        first = len(asked) % 2 == 1
+        said = [call if first and at % 2 else silence for at in range(len(input_ids))]
+        pads = [text + [words.pad_token_id] * (len(call) - len(text)) for text in said]
+        return torch.cat([input_ids, torch.tensor(pads)], dim=1)
+
+    policy.generate = generate
+    before = weights_of(policy)
+    environments = TrlEnvironments(config, max_steps=3)
+    try:
+        trainer = trl.GRPOTrainer(
+            model=policy,
+            args=trl.GRPOConfig(
+                output_dir=str(tmp_path / "out"),
+                per_device_train_batch_size=4,
+                num_generations=4,
+                max_completion_length=512,
+                max_steps=2,
+                learning_rate=1e-2,
+                report_to=[],
+                use_cpu=True,
+                bf16=False,
+                save_strategy="no",
+                logging_steps=1,
+            ),
+            train_dataset=environments.dataset().select([0, 0]),
+            processing_class=words,
+            environment_factory=environments,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.train()
+    finally:
+        environments.close()
+    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    assert rewards == [0.5, 0.5], "the scorer's verdict on what the calls left"
+    assert asked == [4, 2, 4, 2]
+    assert any(not torch.equal(a, b) for a, b in zip(before, weights_of(policy), strict=True))
+
+
 def test_an_environment_is_what_trl_asks_of_one(config: list[str]) -> None:
     import inspect
 
