@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rollout import build
@@ -12,6 +13,7 @@ from rollout.config import ExecutorConf
 from rollout.dataset.reader import RolloutDataset, open_dataset
 from rollout.errors import ConfigError, StoreError
 from rollout.executor.base import Progress
+from rollout.report.render import duration
 from rollout.types import count_by
 
 if TYPE_CHECKING:
@@ -33,6 +35,17 @@ class Afar:
     def planned(self) -> int:
         state = self.dataset.state
         return len(state.arms) * len(state.tasks) * state.samples
+
+    def last_end(self) -> Iterator[str]:
+        """How the last start that nobody watched ended, if none came after it."""
+        ends, starts = self.dataset.ends(), self.dataset.starts()
+        if not ends or (starts and starts[-1]["at"] > ends[-1]["at"]):
+            return
+        end = ends[-1]
+        ago = datetime.now(UTC) - datetime.fromisoformat(end["at"])
+        how = f": {end['error']}" if end["error"] else " in order"
+        yield f"its driver on {end['host']} ended {duration(ago.total_seconds() * 1000)} ago{how}"
+        yield from (f"note: {note}" for note in end["notes"])
 
     def committed(self) -> Progress:
         """What the log alone knows."""

@@ -48,7 +48,7 @@ def _close(run: Afar) -> int:
     each = len(state.tasks) * state.samples
     summary = summarise(run.dataset, dict.fromkeys(state.arms, each))
     missing = run.planned - len(state.accepted)
-    notes = [f"{missing} rollouts are still to do"] if missing else []
+    notes = [f"{missing} rollouts are still to do", *run.last_end()] if missing else []
     show(sys.stdout, closing(summary, run.dataset.uri, notes))
     scored = all(reward is not None for _, reward in state.accepted.values())
     return OK if scored and not missing else MISSING

@@ -44,5 +44,6 @@ def _look(run: Afar) -> Iterator[str]:
         yield "at work; `python -m rollout attach` shows more, `cancel` ends it in order"
     elif run.cluster:
         yield "nobody is at work on it on that cluster; the command that began it goes on"
+        yield from run.last_end()
     else:
         yield "not finished; whether somebody is at work on it only a cluster could tell"

@@ -82,6 +82,11 @@ class RolloutDataset:
         paths = sorted(self._store.list("starts/"), key=lambda path: (len(path), path))
         return [json.loads(self._store.get(path)) for path in paths]
 
+    def ends(self) -> list[dict[str, Any]]:
+        """Of starts that nobody watched (`detach`), in order: when, the error or "", notes."""
+        paths = sorted(self._store.list("ends/"))
+        return [json.loads(self._store.get(path)) for path in paths]
+
     def snapshot(self, seq: int | None = None) -> "RolloutDataset":
         """The dataset frozen as of log entry `seq`, or as of now.
 

@@ -1,6 +1,7 @@
-"""What a run is, and each start of it: `run.json` and `starts/<n>.json`.
+"""What a run is, and each start of it: `run.json`, `starts/<n>.json` and `ends/<when>.json`.
 
-`run.json` is written once, by the first start; later starts leave their own config beside it.
+`run.json` is written once, by the first start; later starts leave their own config beside it. A
+start that nobody watches also says how it ended.
 """
 
 import getpass
@@ -9,9 +10,11 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from rollout.dataset.schema import SCHEMA_VERSION
@@ -69,6 +72,17 @@ def _record_start(store: Store, config: dict[str, Any], digests: dict[str, Any])
             break
         number += 1
     return number
+
+
+def record_end(store: Store, *, error: str, notes: Sequence[str]) -> None:
+    """For whoever asks after a run whose command is gone: why it is no longer at work.
+
+    error: what ended it; empty where it ended in order.
+    """
+    at = datetime.now(UTC)
+    end = {"at": at.isoformat(), "host": socket.gethostname(), "error": error, "notes": [*notes]}
+    name = f"ends/{at.strftime('%Y%m%dT%H%M%S.%fZ')}-{token_hex(4)}.json"
+    store.put_if_absent(name, _json(end))
 
 
 def _here() -> dict[str, Any]:

@@ -6,8 +6,9 @@ so the cluster has to be one that does: never the Ray that a command starts for 
 """
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +17,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rollout.config import ExecutorConf
+from rollout.dataset.run import record_end
+from rollout.dataset.store import open_store
 from rollout.errors import ConfigError, RolloutError
 from rollout.executor.base import Progress, RunPlan
 from rollout.executor.ray import RayExecutor
@@ -40,12 +43,29 @@ class DriverActor:
         self._driving = asyncio.create_task(self._drive())
 
     async def _drive(self) -> None:
+        error = ""
+        notes: tuple[str, ...] = ()
         try:
-            async for _ in RayExecutor().run(self._plan):
-                pass
+            async for progress in RayExecutor().run(self._plan):
+                notes = progress.notes
+        except RolloutError as exc:
+            error = str(exc)
+        except BaseException as exc:
+            error = f"{type(exc).__name__}: {exc}"
+            raise  # into the log of this actor
         finally:
-            # What went wrong is in the log of this actor, and what is missing in the dataset's.
+            with contextlib.suppress(RolloutError):
+                await asyncio.to_thread(self._leave_word, error, notes)
             ray.actor.exit_actor()  # type: ignore[no-untyped-call]
+
+    def _leave_word(self, error: str, notes: Sequence[str]) -> None:
+        """Nobody watches: `attach` and `status` tell it to whoever asks later."""
+        conf = self._plan.store
+        store = open_store(self._plan.run_uri, endpoint_url=conf.endpoint_url, region=conf.region)
+        try:
+            record_end(store, error=error, notes=notes)
+        finally:
+            store.close()
 
 
 def refuse_mortal(conf: ExecutorConf) -> None:

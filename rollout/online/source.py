@@ -16,7 +16,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Any, Self
 
 from rollout import build, plugins
@@ -33,29 +32,15 @@ from rollout.online.feed import Bookmark, Feed
 from rollout.online.growing import GrowingRun, ended
 from rollout.online.intake import Intake
 from rollout.online.ledger import GroupLedger
+from rollout.online.taken import Taken, history_of, is_stale
 from rollout.samplers.base import History, Sampler
-from rollout.types import Group, Outcome
+from rollout.types import Group
 
 STATE_VERSION = 1
-STALE_TOLD = 16
-"""So many in a row hint at versions that two sides count in their own ways."""
 QUIET_S = 30.0
 """A trainer that waits so long for what only it can let begin is told."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Taken:
-    """What became of the groups that have come, since the source was opened."""
-
-    accepted: int = 0
-    stale: int = 0
-    """Dropped: their weights were too far from the trainer's."""
-    refused: int = 0
-    """Dropped by the trainer's own `accept`."""
-    waited_s: float = 0.0
-    """That the trainer has waited for groups."""
 
 
 class RolloutSource:
@@ -92,7 +77,6 @@ class RolloutSource:
         self._version: int | None = None
         self._exhausted = False
         """Whether the sampler has nothing more."""
-        self._stale_in_a_row = 0
         self._changed = asyncio.Event()
         """More may begin."""
         self.taken = Taken()
@@ -167,26 +151,8 @@ class RolloutSource:
         self._version, self._urls = state["policy_version"], tuple(state["policy_urls"])
 
     def _read_history(self) -> History:
-        """How the tasks went so far, out of the run's own rows.
-
-        Groups that a checkpoint knows as asked for have been drawn; they are judged as they come.
-        """
-        history = History(self._run.digests)
-        columns = ["task_id", "group_id", "outcome", "reward"]
-        seen = set()
-        for wanted in self._ledger.open:
-            history.draw(wanted.task_id)
-            seen.add(self._run.group_id(wanted))
-        coming = frozenset(seen)
-        for row in self._dataset.scan(columns).to_pylist():
-            if row["group_id"] in coming:
-                continue
-            scored = Outcome(row["outcome"]).scored
-            history.add(row["task_id"], row["reward"] if scored else None)
-            if row["group_id"] not in seen:
-                seen.add(row["group_id"])
-                history.draw(row["task_id"])
-        return history
+        asked = [(each.task_id, self._run.group_id(each)) for each in self._ledger.open]
+        return history_of(self._dataset, self._run.digests, asked)
 
     # ---------------------------------------------------------------- what a trainer calls
 
@@ -330,10 +296,10 @@ class RolloutSource:
         began_s = time.monotonic()
         try:
             while (group := await self._arrived()) is not None:
-                stale = self._is_stale(group, most)
+                stale = is_stale(group, self._version, most)
                 accepted = not stale and accept(group)
                 self._settle(group, accepted=accepted)
-                self._count(group, stale=stale, accepted=accepted)
+                self.taken.count(group, self._version, stale=stale, accepted=accepted)
                 await self._release()
                 if accepted:
                     return group
@@ -365,32 +331,10 @@ class RolloutSource:
                 self._job.conf.online.max_staleness,
             )
 
-    def _count(self, group: Group, *, stale: bool, accepted: bool) -> None:
-        self.taken.stale += stale
-        self.taken.accepted += accepted
-        self.taken.refused += not stale and not accepted
-        self._stale_in_a_row = self._stale_in_a_row + 1 if stale else 0
-        if self._stale_in_a_row == STALE_TOLD:
-            log.warning(
-                "%s: %d groups in a row were dropped, the last of weights %s to %s, while the "
-                "trainer is at %s; does its endpoint tell a version of its own?",
-                self._job.conf.name,
-                STALE_TOLD,
-                group.oldest_version,
-                group.newest_version,
-                self._version,
-            )
-
     def _settle(self, group: Group, *, accepted: bool) -> None:
         for row in group.trajectories:
             self._history.add(group.task_id, row.reward if row.trainable else None)
         self._ledger.settle(group.group_id, accepted=accepted)
-
-    def _is_stale(self, group: Group, most: int) -> bool:
-        oldest, newest = group.oldest_version, group.newest_version
-        if self._version is None or oldest is None or newest is None:
-            return False
-        return self._version - oldest > most or newest > self._version
 
     # ---------------------------------------------------------------- what goes out
 

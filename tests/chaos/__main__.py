@@ -2,6 +2,7 @@
 
 python -m tests.chaos SECONDS                   local workers
 python -m tests.chaos SECONDS --executor ray
+python -m tests.chaos SECONDS --engine docker   its daemon is started anew as well
 python -m tests.chaos 0 --seed 17               that one again
 """
 
@@ -13,12 +14,13 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.chaos.faults import FAULTS
 from tests.chaos.run import chaos
 from tests.chaos.shelves import Folder, Shelf, bucket, small_disk
+from tests.private_daemon import private_daemon
 from tests.s3_server import CREDENTIALS, s3_server
 
 STORES = ("folder", "disk", "s3")
@@ -31,7 +33,7 @@ def main() -> int:
     give_up_s, failed, made = time.monotonic() + asked.seconds, [], 0
     while True:
         made += 1
-        if not _one(seed, asked.executor, asked.store or STORES[seed % len(STORES)]):
+        if not _one(seed, asked.executor, asked.store or STORES[seed % len(STORES)], asked.engine):
             failed.append(seed)
         seed += 1
         if time.monotonic() > give_up_s or made == asked.runs:
@@ -39,11 +41,14 @@ def main() -> int:
             return 1 if failed else 0
 
 
-def _one(seed: int, executor: str, store: str) -> bool:
+def _one(seed: int, executor: str, store: str, engine: str) -> bool:
     folder, began_s = Path(tempfile.mkdtemp(prefix="chaos-")), time.monotonic()
     try:
-        with shelf_of(store, folder) as shelf:
-            story = chaos(seed, executor, folder, shelf)
+        with ExitStack() as stack:
+            shelf = stack.enter_context(shelf_of(store, folder))
+            docker = engine == "docker"
+            daemon = stack.enter_context(private_daemon()) if docker else None
+            story = chaos(seed, executor, folder, shelf, daemon)
     except AssertionError:
         traceback.print_exc()
         print(f"seed {seed} on {store}: WRONG, see {folder}", flush=True)
@@ -71,6 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("seconds", type=float, help="begin no other sweep after so long")
     parser.add_argument("--executor", choices=sorted(FAULTS), default="local")
+    parser.add_argument("--engine", choices=("native", "docker"), default="native")
     parser.add_argument("--store", choices=STORES, help="all in turn, unless said")
     parser.add_argument("--seed", type=int, help="of the first sweep; the next has the next one")
     parser.add_argument("--runs", type=int, help="at most so many")

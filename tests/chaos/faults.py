@@ -98,18 +98,32 @@ def store(sweep: Sweep) -> str:
     return f"{kind} for {for_s} s ({sweep.shelf.fail(kind, for_s)} requests)"
 
 
+def container(sweep: Sweep) -> str:
+    """With its init, and all that runs in it."""
+    assert sweep.daemon is not None
+    return f"killed container {sweep.daemon.kill_one(sweep.rng) or '(none)'}"
+
+
+def dockerd(sweep: Sweep) -> str:
+    """The daemon is ended in order, as on an update, and all its containers with it."""
+    assert sweep.daemon is not None
+    sweep.daemon.restart()
+    return "restarted dockerd"
+
+
 def faults_of(sweep: Sweep) -> Sequence[Fault]:
     """All that may happen to it. A store that can fail does so as often as all the rest."""
     rest = FAULTS[sweep.executor]
+    if sweep.daemon is not None:
+        rest = (*(each for each in rest if each not in NATIVE), container, dockerd)
     return (*rest, *(len(rest) * (store,) if sweep.shelf.kinds else ()))
 
 
 WORKER: Mapping[str, str] = {"local": "rollout.executor.local_worker", "ray": "ray::WorkerActor"}
 
+NATIVE: tuple[Fault, ...] = (sandbox, launcher, clearer)
 ANYWHERE: tuple[Fault, ...] = (
-    sandbox,
-    launcher,
-    clearer,
+    *NATIVE,
     worker,
     worker_asked_to_end,
     worker_stands_still,

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from tests.census import Place, census
 from tests.chaos.agents import ARTIFACT, REPEATS
 from tests.chaos.shelves import NAME, Shelf
+from tests.private_daemon import BUSYBOX, PrivateDaemon
 
 ROOT = Path(__file__).parent.parent.parent
 TASKS, ARMS, SAMPLES = 3, 2, 6
@@ -54,11 +55,13 @@ class Sweep:
         *more: str,
         slow_s: float = 0.4,
         environment: Mapping[str, str] | None = None,
+        daemon: PrivateDaemon | None = None,
     ) -> None:
         """
         more: words of the command line.
         slow_s: what the slower half of the rollouts takes.
         environment: of the command line, besides the place's.
+        daemon: its sandboxes are containers there; None: the native engine's.
         """
         self.seed = seed
         self.rng = random.Random(seed)
@@ -74,6 +77,8 @@ class Sweep:
         """The last start."""
         self.others: list[subprocess.Popen[bytes]] = []
         """Earlier ones that were left to themselves."""
+        self.daemon = daemon
+        self.engine = "native" if daemon is None else "docker"
         self._slow_s = slow_s
         self._environment = {**here.environment, **(environment or {})}
         self._words = self._command_line(*more)
@@ -91,7 +96,8 @@ class Sweep:
             *("agent=nop", "agent._target_=tests.chaos.agents.Noting"),
             *(f"+agent.ledger={self.ledger}", "~sweep.agent"),
             f"+sweep.agent.work_s=[{QUICK_S},{self._slow_s}]",
-            *("engine=native", f"engine.root_dir={self.here.root_dir}"),
+            *(f"engine={self.engine}", f"engine.root_dir={self.here.root_dir}"),
+            *([f"blueprint.base=image:{BUSYBOX}"] if self.daemon else []),
             *(f"executor={self.executor}", "executor.workers=2", "executor.episodes_per_worker=3"),
             *("executor.lease_batch=3", "executor.lease_ttl_s=2", "executor.dashboard=false"),
             *("store.flush_s=0.2", "retry.backoff_s=0.1", "retry.max_attempts=10"),
@@ -158,7 +164,9 @@ class Sweep:
     def told(self) -> str:
         """Seed, story and the last output, for whoever has to find out."""
         output = self._output.read_text(errors="replace")[-3000:] if self._output.exists() else ""
-        return f"seed {self.seed} on {self.executor}: {'; '.join(self.story)}\n{output}"
+        return (
+            f"seed {self.seed} on {self.executor}, {self.engine}: {'; '.join(self.story)}\n{output}"
+        )
 
     def wait_for_rows(self, count: int) -> None:
         """Until so many are committed, or it has ended."""

@@ -19,6 +19,7 @@ from tests.chaos.cluster import ray_nodes
 from tests.chaos.run import chaos, sweep_up
 from tests.chaos.shelves import Folder, bucket, small_disk
 from tests.chaos.sweep import PLANNED, Fault, Sweep
+from tests.private_daemon import PrivateDaemon, private_daemon
 
 pytestmark = pytest.mark.native
 
@@ -68,9 +69,16 @@ def failed(row: dict[str, Any]) -> list[str]:
     return [attempt["outcome"] for attempt in row["attempts"][:-1]]
 
 
-@pytest.mark.parametrize("seed", SEEDS[:2])
+@pytest.mark.parametrize("seed", SEEDS[:1])
 def test_a_folder(tmp_path: Path, seed: int) -> None:
     chaos(seed, "local", tmp_path, Folder(tmp_path / "runs"))
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("seed", SEEDS[1:2])
+def test_on_docker(tmp_path: Path, seed: int) -> None:
+    with private_daemon() as daemon:
+        chaos(seed, "local", tmp_path, Folder(tmp_path / "runs"), daemon)
 
 
 @pytest.mark.parametrize("seed", SEEDS[2:3])
@@ -97,7 +105,21 @@ def test_on_ray(tmp_path: Path, seed: int) -> None:
 @pytest.mark.ray
 @pytest.mark.long
 async def test_a_cluster_that_loses_nodes_and_the_coordinator(tmp_path: Path) -> None:
-    """Of five raylets: one drains, two are killed, and so is the coordinator between them."""
+    await five_raylets(tmp_path, None)
+
+
+@pytest.mark.docker
+@pytest.mark.ray
+@pytest.mark.long
+async def test_a_cluster_with_docker_that_loses_nodes_and_the_coordinator(tmp_path: Path) -> None:
+    with private_daemon() as daemon:
+        await five_raylets(tmp_path, daemon)
+        assert daemon.left() == []
+
+
+async def five_raylets(tmp_path: Path, daemon: PrivateDaemon | None) -> None:
+    """One of them drains, two are killed, and so is the coordinator between them; where sandboxes
+    are containers, their daemon is started anew as well."""
     with left_clean() as here, ray_nodes(here) as nodes:
         sweep = Sweep(
             0,
@@ -109,6 +131,7 @@ async def test_a_cluster_that_loses_nodes_and_the_coordinator(tmp_path: Path) ->
             "executor.cpus_per_worker=1",
             slow_s=3,
             environment=nodes.environment,
+            daemon=daemon,
         )
         sweep.start()
         sweep.wait_for_rows(8)
@@ -120,6 +143,9 @@ async def test_a_cluster_that_loses_nodes_and_the_coordinator(tmp_path: Path) ->
         sweep.start()
         sweep.wait_for_rows(24)
         sweep.tell(nodes.tell("kill", "2"))
+        if daemon is not None:
+            sweep.tell(faults.dockerd(sweep))
         sweep.finish()
         sweep.check()
-        await sweep_up(here)
+        print(sweep.told())
+        await sweep_up(here, sweep.engine)

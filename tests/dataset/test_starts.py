@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rollout.dataset.reader import RolloutDataset
-from rollout.dataset.run import begin, read_run
+from rollout.dataset.run import begin, read_run, record_end
 from rollout.dataset.store import LocalStore, Store
 from rollout.errors import StoreError
 
@@ -20,6 +20,16 @@ def test_the_first_config_stays_and_each_start_is_recorded(store: Store) -> None
     assert (first["config"], second["config"]) == ({"samples": 1}, {"samples": 2})
     assert first["pid"] == os.getpid()
     assert {"at", "package_version", "git_commit", "host", "user", "python"} <= set(first)
+
+
+def test_how_a_start_that_nobody_watched_ended_stands_beside_it(store: Store) -> None:
+    begin(store, {}, {})
+    record_end(store, error="no node has sandbox_host", notes=["one"])
+    record_end(store, error="", notes=())
+    first, second = RolloutDataset(store).ends()
+    assert (first["error"], first["notes"]) == ("no node has sandbox_host", ["one"])
+    assert (second["error"], second["notes"]) == ("", [])
+    assert first["at"] < second["at"]
 
 
 def test_starts_at_once_get_numbers_of_their_own(local_store: LocalStore) -> None:

@@ -1,6 +1,7 @@
 """A run that is left to a cluster: its command is gone, others ask after it, follow it, end it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,7 @@ async def test_a_run_is_left_to_a_cluster_followed_cancelled_and_finished(tmp_pa
         assert (code, "ends when" in told) == (0, True), told
         code, told = verbs.say("attach")
         assert (code, "still to do" in told) == (1, True), told
+        assert re.search(r"its driver on \S+ ended .* ago in order", told), told
         assert 3 <= len(sweep.ids()) < PLANNED
 
         sweep.start()
@@ -79,4 +81,20 @@ async def test_a_run_is_left_to_a_cluster_followed_cancelled_and_finished(tmp_pa
         assert f"{PLANNED}/{PLANNED}" in told
         assert "finished" in told
         sweep.check()
+        await sweep_up(here)
+
+
+async def test_why_a_driver_that_nobody_watched_has_ended_is_told(tmp_path: Path) -> None:
+    with left_clean() as here, ray_nodes(here, 0) as nodes:
+        shelf = Folder(tmp_path / "runs")
+        sweep = Sweep(0, "ray", tmp_path, here, shelf, "detach=true", environment=nodes.environment)
+        verbs = Verbs(sweep, nodes)
+        sweep.start()
+        assert sweep.end() == 0, sweep.told()
+        code, told = verbs.say("attach")
+        assert code == 1, told
+        assert re.search(r"its driver on \S+ ended .* ago: .*sandbox_host", told, re.DOTALL), told
+        assert "Traceback" not in told
+        code, told = verbs.say("status")
+        assert re.search(r"its driver on \S+ ended .* ago: ", told), told
         await sweep_up(here)

@@ -5,8 +5,6 @@ The daemon is this test's own, since others use the machine's.
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,68 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from rollout.config import EngineConf
-from rollout.sandbox.docker.container import OWNER
-from rollout.sandbox.docker.daemon import find_daemon
 from rollout.sandbox.docker.engine import DockerEngine
+from tests.private_daemon import BUSYBOX, PATIENCE_S, PrivateDaemon, private_daemon
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).parent.parent.parent
-BUSYBOX = "rollout-test-busybox"
 SAMPLES = 10
-PATIENCE_S = 60.0
-
-
-class PrivateDaemon:
-    """A dockerd with a socket, images and containers of its own, and no network."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.url = f"unix://{folder}/docker.sock"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = ["dockerd", "--host", self.url, "--bridge=none", "--iptables=false"]
-        command += ["--ip6tables=false", "--pidfile", f"{self.folder}/pid"]
-        command += ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"]
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        give_up_s = time.monotonic() + PATIENCE_S
-        while not self._answers():
-            assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
-            assert time.monotonic() < give_up_s, "dockerd does not answer"
-            time.sleep(0.1)
-
-    def _answers(self) -> bool:
-        done = subprocess.run(["docker", "--host", self.url, "version"], capture_output=True)
-        return done.returncode == 0
-
-    def stop(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(PATIENCE_S)
 
 
 @pytest.fixture
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateDaemon]:
-    if shutil.which("dockerd") is None or os.geteuid() != 0:
-        pytest.skip("starts a dockerd of its own, as root")
-    folder = tmp_path_factory.mktemp("dockerd")
-    made = PrivateDaemon(folder)
-    made.start()
-    try:
-        usual = find_daemon()
-        usual.save(BUSYBOX, folder / "image.tar")
-        usual.close()
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("DOCKER_HOST", made.url)
-            own = find_daemon()
-            with (folder / "image.tar").open("rb") as image:
-                own.load(image)
-            own.close()
-            yield made
-    finally:
-        made.stop()
-        shutil.rmtree(folder)
+def daemon() -> Iterator[PrivateDaemon]:
+    with private_daemon() as made:
+        yield made
 
 
 def rows(run: Path) -> list[dict[str, object]]:
@@ -125,8 +73,7 @@ async def test_a_killed_worker_and_a_restarted_daemon_cost_attempts_and_no_row(
         workers = [child for child in below if "local_worker" in " ".join(child.cmdline())]
         workers[0].kill()
         wait_for_rows(run, 5, process)
-        daemon.stop()
-        daemon.start()
+        daemon.restart()
         output, _ = process.communicate(timeout=2 * PATIENCE_S)
     finally:
         process.kill()
@@ -138,10 +85,5 @@ async def test_a_killed_worker_and_a_restarted_daemon_cost_attempts_and_no_row(
     engine = DockerEngine(EngineConf(root_dir=str(root_dir)))
     await engine.start()
     await engine.close()
-    look = find_daemon()
-    try:
-        assert look.containers(OWNER) == []
-        assert [i for i in look.images(OWNER) if i["Labels"][OWNER]] == []
-    finally:
-        look.close()
+    assert daemon.left() == []
     assert list(root_dir.glob("owners/*")) == []

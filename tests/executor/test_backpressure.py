@@ -61,6 +61,30 @@ async def test_a_slow_store_slows_claiming_and_drops_nothing(
     assert {row["reward"] for row in rows} == {1.0}
 
 
+@pytest.mark.s3
+@pytest.mark.long
+@pytest.mark.parametrize("inline_kb", [64, 4096])
+async def test_a_workers_memory_stays_bounded_however_long_the_store_is_slow(
+    slow_endpoint: FaultyStore, tmp_path: Path, inline_kb: int
+) -> None:
+    """A hundred and fifty rollouts of a megabyte, in their rows or beside them, in as many
+    seconds."""
+    arm = make_arm("talker", "tests.executor.agents.Talker", kb=1024)
+    plan = make_plan(tmp_path, [arm], tasks=5, samples=30, workers=1, episodes_per_worker=8)
+    store = StoreConf(endpoint_url=slow_endpoint.url, flush_mb=4, flush_s=5.0, inline_kb=inline_kb)
+    plan = replace(plan, run_uri=f"s3://{BUCKET}/{tmp_path.name}", store=store)
+    held: list[int] = []
+    async for look in LocalExecutor().run(plan):
+        below = psutil.Process().children(recursive=True)
+        workers = [each for each in below if "local_worker" in " ".join(each.cmdline())]
+        if look.done and workers:
+            held.append(workers[0].memory_info().rss)
+    assert look.finished
+    assert look.done == len(plan.specs)
+    assert slow_endpoint.put_bytes > 100 * MB
+    assert max(held) - held[0] < 64 * MB, f"{held[0] / MB:.0f} MB, then {max(held) / MB:.0f} MB"
+
+
 async def test_the_memory_stays_bounded_while_the_store_stands_still(tmp_path: Path) -> None:
     """A hundred rows of a megabyte are offered; what is taken of them, and what it takes."""
     gate, at_gate = threading.Event(), threading.Event()
