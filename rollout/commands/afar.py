@@ -37,15 +37,19 @@ class Afar:
         return len(state.arms) * len(state.tasks) * state.samples
 
     def last_end(self) -> Iterator[str]:
-        """How the last start that nobody watched ended, if none came after it."""
+        """How the last start ended, if nobody watched it and nobody is at work now."""
         ends, starts = self.dataset.ends(), self.dataset.starts()
-        if not ends or (starts and starts[-1]["at"] > ends[-1]["at"]):
+        last = starts[-1] if starts else self.dataset.run
+        if not last["config"].get("config", {}).get("detach"):
+            return
+        if not ends or ends[-1]["at"] < last.get("at", ""):
+            yield "its driver ended without a word: it was killed, or its node was lost"
             return
         end = ends[-1]
         ago = datetime.now(UTC) - datetime.fromisoformat(end["at"])
-        how = f": {end['error']}" if end["error"] else " in order"
+        how = f": {end['error']}" if end["error"] else ""
         yield f"its driver on {end['host']} ended {duration(ago.total_seconds() * 1000)} ago{how}"
-        yield from (f"note: {note}" for note in end["notes"])
+        yield from end["notes"]
 
     def committed(self) -> Progress:
         """What the log alone knows."""

@@ -143,7 +143,7 @@ class Away:
 @contextmanager
 def away(conf: ExecutorConf, run_id: str) -> Iterator[Away]:
     """The run as its cluster knows it; ConfigError when the cluster cannot be reached."""
-    cluster = Cluster(conf)
+    cluster = Cluster(conf, to_work=False)
     try:
         yield Away(run_id)
     finally:

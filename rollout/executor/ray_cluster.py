@@ -54,14 +54,16 @@ class Slot:
 class Cluster:
     """A connection to Ray. `close` ends it, and the Ray itself if it was started here."""
 
-    def __init__(self, conf: ExecutorConf) -> None:
-        """ConfigError when there is no such cluster, or none of its nodes may hold sandboxes."""
+    def __init__(self, conf: ExecutorConf, *, to_work: bool = True) -> None:
+        """ConfigError when there is no such cluster, or, `to_work`, none of its nodes may hold
+        sandboxes."""
         self._home: RayHome | None = None
         self._borrowed = ray.is_initialized()
         self.dashboard_hint = ""
         try:
             self.dashboard_url = self._connect(conf)
-            self._wait_for_hosts()
+            if to_work:
+                self._wait_for_hosts()
         except BaseException:
             self.close()
             raise
