@@ -42,6 +42,8 @@ def _look(run: Afar) -> Iterator[str]:
         yield "finished"
     elif live:
         yield "at work; `python -m rollout attach` shows more, `cancel` ends it in order"
+    elif run.cluster and run.cluster.begins():
+        yield "its driver is there, and begins"
     elif run.cluster:
         yield "nobody is at work on it on that cluster; the command that began it goes on"
         yield from run.last_end()

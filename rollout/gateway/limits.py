@@ -43,7 +43,9 @@ class Allowance:
     def using(self) -> float:
         """The part, of 1, that is in use or may be at any moment."""
         most = self._max_concurrent
-        return max(self._part, 0.0 if most is None else self._running / most)
+        # Where each may make one call whatever its part, calls say nothing of parts.
+        running = 0.0 if most is None or self._crowded else self._running / most
+        return max(self._part, running)
 
     def divide(self, part: float, workers: int) -> None:
         """`part`, of 1, is for this one of so many workers."""

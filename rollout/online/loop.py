@@ -16,7 +16,7 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
@@ -24,6 +24,7 @@ class LoopThread:
         return self._thread.is_alive()
 
     def start(self) -> None:
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
 
     def close(self) -> None:
@@ -31,7 +32,7 @@ class LoopThread:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
-        self._loop.close()
+            self._loop.close()
 
     def call(self, asked: Coroutine[Any, Any, T]) -> T:
         """Its result, once it is there. RolloutError where the loop does not run."""

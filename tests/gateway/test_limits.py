@@ -194,3 +194,15 @@ async def test_it_says_what_it_may_be_using() -> None:
     assert allowances.using == 1.0
     await asyncio.gather(*calls)
     assert allowances.using == 0.25
+
+
+async def test_where_there_are_more_workers_than_calls_their_parts_are_left_alone() -> None:
+    """Else those that run one call each would leave no part, and no tokens, to anybody."""
+    allowances, served = Allowances(), Counting()
+    limited = allowances.limited(served, conf(max_concurrent=2, tokens_per_minute=60_000))
+    allowances.divide(0.2, 5)
+    calls = [asyncio.create_task(limited.complete(CALL, "s")) for _ in range(3)]
+    await asyncio.sleep(0.003)
+    assert served.running == 1
+    assert allowances.using == 0.2
+    await asyncio.gather(*calls)
