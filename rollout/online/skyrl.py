@@ -17,6 +17,7 @@ from typing import Any
 
 from rollout.config import RunConf
 from rollout.errors import ConfigError, RolloutError
+from rollout.online.prompts import Prompts
 from rollout.online.source import RolloutSource
 from rollout.training.adapters.skyrl import answers
 from rollout.types import Group, Trajectory
@@ -82,21 +83,14 @@ class SkyRlGenerator:
             if not self._is_open:
                 await self._source.__aenter__()
                 self._is_open = True
-                if self._source.draws:
+                try:
+                    self._prompts = Prompts(self._source, "SkyRL")
+                except ConfigError:
                     await self.close()
-                    raise ConfigError("sampler: SkyRL says which tasks come; leave it off")
-                self._tasks = {text: name for name, text in self._source.instructions.items()}
+                    raise
 
     def _task(self, prompt: Any, extra: Mapping[str, Any]) -> str:
-        if "task_id" in extra:
-            return str(extra["task_id"])
-        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        if text not in self._tasks:
-            raise RolloutError(
-                f"SkyRL: this prompt is no task's instruction, and its env_extras have no task_id: "
-                f"{text[:200]!r}"
-            )
-        return self._tasks[text]
+        return str(extra["task_id"]) if "task_id" in extra else self._prompts.task(prompt)
 
     async def _group(self, task_id: str, size: int) -> Group:
         (name,) = await self._source.submit(task_id, size)

@@ -167,11 +167,6 @@ class RolloutSource:
         return self._job.conf
 
     @property
-    def draws(self) -> bool:
-        """Whether a sampler says which tasks come."""
-        return bool(self._job.conf.sampler)
-
-    @property
     def instructions(self) -> dict[str, str]:
         """Of each task, by its id."""
         return {task.id: task.instruction for task in self._job.plan.tasks}

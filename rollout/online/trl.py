@@ -17,6 +17,7 @@ from typing import Any
 from rollout.config import RunConf
 from rollout.errors import ConfigError, RolloutError
 from rollout.online.background import BackgroundSource
+from rollout.online.prompts import Prompts
 from rollout.training.adapters.split import Split, split, trained
 from rollout.training.advantages import advantages
 from rollout.types import Group, Trajectory
@@ -39,21 +40,20 @@ class TrlRollouts:
         says which tasks it wants, so the config has no sampler."""
         self._background = BackgroundSource(config, config_dir=config_dir)
         self._background.open()
-        source = self._background.source
-        if source.draws:
+        try:
+            self._prompts = Prompts(self._background.source, "TRL's GRPOTrainer")
+            if alike := self._prompts.alike:
+                raise ConfigError(f"tasks with one prompt, which TRL cannot tell apart: {alike}")
+        except ConfigError:
             self._background.close()
-            raise ConfigError("sampler: TRL's GRPOTrainer says which tasks come; leave it off")
-        self._tasks = {text: task_id for task_id, text in source.instructions.items()}
-        if len(self._tasks) < len(source.tasks):
-            self._background.close()
-            raise ConfigError("two tasks have one instruction, by which TRL's prompts are told")
+            raise
 
     def close(self) -> None:
         self._background.close()
 
     def prompts(self) -> list[list[dict[str, str]]]:
         """One for each task, for the trainer's dataset: its instruction as a chat."""
-        return [[{"role": "user", "content": text}] for text in self._tasks]
+        return [[{"role": "user", "content": text}] for text in self._prompts.texts]
 
     def dataset(self) -> Any:
         """The same as a `datasets.Dataset` with the column `prompt`."""
@@ -66,7 +66,10 @@ class TrlRollouts:
         version = int(trainer.state.global_step)
         if self._background.source.version is None or version > self._background.source.version:
             self._background.update_policy(version)
-        wanted = [(task_id, len(list(same))) for task_id, same in groupby(map(self._task, prompts))]
+        wanted = [
+            (task_id, len(list(same)))
+            for task_id, same in groupby(map(self._prompts.task, prompts))
+        ]
         for task_id, count in wanted:
             self._background.submit(task_id, count)
         groups = self._background.take(len(wanted), max_staleness=version + 1)
@@ -75,12 +78,6 @@ class TrlRollouts:
             by_shape.setdefault((group.task_id, group.size), []).append(group)
         rows = [row for shape in wanted for row in by_shape[shape].pop().trajectories]
         return _fields(rows, trainer)
-
-    def _task(self, prompt: Any) -> str:
-        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        if text not in self._tasks:
-            raise RolloutError(f"TRL: this prompt is no task's instruction: {text[:200]!r}")
-        return self._tasks[text]
 
 
 def _fields(rows: Sequence[Trajectory], trainer: Any) -> dict[str, list[Any]]:

@@ -42,6 +42,14 @@ class Verbs:
         return process.returncode, output
 
 
+def wait_for_three(sweep: Sweep) -> None:
+    """Rows; the sweep's own wait ends with its command, which is gone."""
+    give_up_s = time.monotonic() + 60
+    while len(sweep.ids()) < 3:
+        assert time.monotonic() < give_up_s, sweep.told()
+        time.sleep(0.05)
+
+
 async def test_a_run_is_left_to_a_cluster_followed_cancelled_and_finished(tmp_path: Path) -> None:
     with left_clean() as here, ray_nodes(here, 1) as nodes:
         shelf = Folder(tmp_path / "runs")
@@ -55,10 +63,7 @@ async def test_a_run_is_left_to_a_cluster_followed_cancelled_and_finished(tmp_pa
         assert "attach" in sweep.told()
 
         attached = verbs.start("attach")
-        give_up_s = time.monotonic() + 60
-        while len(sweep.ids()) < 3:
-            assert time.monotonic() < give_up_s, sweep.told()
-            time.sleep(0.05)
+        wait_for_three(sweep)
         sweep.start()
         assert sweep.end() == 2, "at work already"
         attached.send_signal(signal.SIGINT)
@@ -95,10 +100,7 @@ async def test_how_a_driver_that_nobody_watched_has_ended_is_told(tmp_path: Path
         verbs = Verbs(sweep, nodes)
         sweep.start()
         assert sweep.end() == 0, sweep.told()
-        give_up_s = time.monotonic() + 60
-        while len(sweep.ids()) < 3:
-            assert time.monotonic() < give_up_s, sweep.told()
-            time.sleep(0.05)
+        wait_for_three(sweep)
         sweep.tell(nodes.tell("kill", "0"))
         code, told = verbs.say("attach")
         assert code == 1, told

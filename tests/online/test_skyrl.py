@@ -1,6 +1,7 @@
 """SkyRL's generator over real sandboxes, and two steps of its own loss on what it gives."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +70,20 @@ async def test_slips_are_told(generator: SkyRlGenerator, tmp_path: Path) -> None
     drawn = SkyRlGenerator([*lone, "sampler=uniform", "online.batch=1"])
     with pytest.raises(ConfigError, match="sampler: SkyRL says which tasks come"):
         await drawn.generate({"prompts": ["make a"]})
+
+
+async def test_a_prompt_of_two_tasks_tells_neither(tmp_path: Path) -> None:
+    config = [*config_of(tmp_path), "executor=local"]
+    alike = [{"id": name, "instruction": "do it", "command": "true"} for name in "xy"]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in alike))
+    generator = SkyRlGenerator(config)
+    try:
+        with pytest.raises(RolloutError, match=r"SkyRL: this prompt is that of 2 tasks: 'do it'"):
+            await generator.generate({"prompts": ["do it"]})
+        out = await generator.generate({"prompts": ["do it"], "env_extras": [{"task_id": "y"}]})
+        assert out["rewards"] == [1.0]
+    finally:
+        await generator.close()
 
 
 def test_a_member_that_we_failed_moves_no_baseline() -> None:

@@ -59,23 +59,30 @@ def config(tmp_path: Path) -> Iterator[list[str]]:
     del os.environ["TRL_EXPERIMENTAL_SILENCE"]
 
 
+def two_steps(folder: Path) -> dict[str, Any]:
+    """What the configs of all its trainers say here."""
+    return {
+        "output_dir": str(folder / "out"),
+        "max_steps": 2,
+        "learning_rate": 1e-2,
+        "report_to": [],
+        "use_cpu": True,
+        "bf16": False,
+        "save_strategy": "no",
+        "logging_steps": 1,
+    }
+
+
 def test_grpo_trainer_takes_two_steps(config: list[str], tokenizer: Any, tmp_path: Path) -> None:
     rollouts = TrlRollouts(config)
     try:
         policy = llama()
         before = weights_of(policy)
         arguments = trl.GRPOConfig(
-            output_dir=str(tmp_path / "out"),
             per_device_train_batch_size=4,
             num_generations=4,
             max_completion_length=64,
-            max_steps=2,
-            learning_rate=1e-2,
-            report_to=[],
-            use_cpu=True,
-            bf16=False,
-            save_strategy="no",
-            logging_steps=1,
+            **two_steps(tmp_path),
         )
         trainer = trl.GRPOTrainer(
             model=policy,
@@ -174,10 +181,8 @@ def test_async_grpo_trainer_takes_two_steps(
         packing,
     )
 
-    monkeypatch.setattr(
-        async_grpo_trainer, "get_peak_flops_per_device", lambda *_: None
-    )  # of a GPU
-
+    # Of a GPU, for which it looks even on a CPU:
+    monkeypatch.setattr(async_grpo_trainer, "get_peak_flops_per_device", lambda *_: None)
     monkeypatch.setattr(
         packing, "_flash_attn", lambda: SimpleNamespace(flash_attn_varlen_func=attend)
     )
@@ -188,17 +193,10 @@ def test_async_grpo_trainer_takes_two_steps(
         model=str(tmp_path / "model"),
         reward_funcs=rollout_reward,
         args=AsyncGRPOConfig(
-            output_dir=str(tmp_path / "out"),
             per_device_train_batch_size=8,
             num_generations=4,
-            max_steps=2,
             token_budget=4096,  # far more than a batch of ours
-            learning_rate=1e-2,
-            report_to=[],
-            use_cpu=True,
-            bf16=False,
-            save_strategy="no",
-            logging_steps=1,
+            **two_steps(tmp_path),
         ),
         processing_class=tokenizer,
         train_dataset=datasets.Dataset.from_list([{"prompt": "as the sampler says"}]),
@@ -243,14 +241,8 @@ def test_sft_trainer_takes_two_steps_on_what_was_solved(
     trainer = trl.SFTTrainer(
         model=policy,
         args=trl.SFTConfig(
-            output_dir=str(tmp_path / "out"),
-            max_steps=2,
             per_device_train_batch_size=2,
-            learning_rate=1e-2,
-            report_to=[],
-            use_cpu=True,
-            bf16=False,
-            save_strategy="no",
+            **two_steps(tmp_path),
         ),
         train_dataset=solved.remove_columns("tools"),
         processing_class=tokenizer,
@@ -307,17 +299,10 @@ def test_grpo_trainer_takes_two_steps_in_our_environments(
         trainer = trl.GRPOTrainer(
             model=policy,
             args=trl.GRPOConfig(
-                output_dir=str(tmp_path / "out"),
                 per_device_train_batch_size=4,
                 num_generations=4,
                 max_completion_length=512,
-                max_steps=2,
-                learning_rate=1e-2,
-                report_to=[],
-                use_cpu=True,
-                bf16=False,
-                save_strategy="no",
-                logging_steps=1,
+                **two_steps(tmp_path),
             ),
             train_dataset=environments.dataset().select([0, 0]),
             processing_class=words,
