@@ -170,7 +170,29 @@ async def test_on_ray_rows_come_through_its_object_store(
         assert {g.group_id: g for g in dataset.groups()} == {g.group_id: g for g in groups}
 
 
-async def test_stale_groups_and_those_of_a_forgotten_life_are_dropped(tmp_path: Path) -> None:
+async def test_groups_of_a_life_that_the_checkpoint_does_not_know_are_dropped(
+    tmp_path: Path,
+) -> None:
+    """They were sampled by weights that the trainer that came back has yet to make."""
+    config = [*config_of(tmp_path), "executor=local", "online.batch=1", "online.max_staleness=0"]
+    first = RolloutSource(config)
+    async with first:
+        await first.update_policy(1)
+        await first.submit(["a", "b"])
+        (a,) = [group async for group in _some(first, 1)]
+        checkpoint = json.loads(json.dumps(first.state_dict()))
+        await first.update_policy(5)
+        (b,) = [group async for group in _some(first, 1)]
+        assert [(g.task_id, g.newest_version) for g in (a, b)] == [("a", 1), ("b", 5)]
+    second = RolloutSource(config)
+    second.load_state_dict(checkpoint)
+    async with second:
+        await second.update_policy(2)
+        assert [group async for group in second.groups()] == []
+        assert (second.taken.accepted, second.taken.stale) == (0, 1)
+
+
+async def test_stale_groups_are_dropped_and_those_that_the_trainer_refuses(tmp_path: Path) -> None:
     config = [*config_of(tmp_path), "executor=local", "samples=2"]
     async with RolloutSource(config) as source:
         await source.update_policy(1)
